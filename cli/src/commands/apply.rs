@@ -1,0 +1,162 @@
+//! `podbus apply -f FILE|DIR|-`.
+
+use std::collections::HashSet;
+
+use clap::ValueEnum;
+use futures::{StreamExt as _, stream};
+use podbus_common::api::{ApplyReply, ApplyResult};
+use podbus_common::manifest::Manifest;
+use serde_json::Value;
+
+use crate::args::BusArgs;
+use crate::bus::Session;
+use crate::failure::{Failure, Outcome};
+use crate::manifests::{self, FileArgs};
+use crate::output::{Format, type_and_name};
+use crate::terminal::Terminal;
+
+/// So many requests wait for their answers at once.
+const IN_FLIGHT_MAX: usize = 64;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  podbus apply -f pod.yaml\n  podbus get pod web -o yaml | podbus apply -f -")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    files: FileArgs,
+    /// The namespace, for objects that name none
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Only look: `client` reads the file, `server` asks the scheduler too
+    #[arg(long, value_enum, value_name = "WHERE", default_value = "none", default_missing_value = "client",
+        num_args = 0..=1, require_equals = true, hide_default_value = true)]
+    dry_run: DryRun,
+    /// name, json, yaml, jsonpath=TEMPLATE or custom-columns=HEAD:PATH,...
+    #[arg(short, long, value_name = "FORMAT", value_parser = Format::parse)]
+    output: Option<Format>,
+    #[command(flatten)]
+    bus: BusArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DryRun {
+    None,
+    Client,
+    Server,
+}
+
+pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
+    if args.files.filename.is_empty() {
+        return Err(Failure::local("must specify -f"));
+    }
+    let objects = objects(manifests::read(&args.files)?, args.namespace.as_deref())?;
+    if args.dry_run == DryRun::Client {
+        return print_all(&args, terminal, objects.iter().map(|o| (ApplyResult::Created, o.value.clone())));
+    }
+    let session = Session::connect(&args.bus).await?;
+    let (mut done, mut failures) = (Vec::new(), Vec::new());
+    for wave in waves(&objects) {
+        let mut replies =
+            stream::iter(wave).map(|object| apply(&session, object, args.dry_run)).buffered(IN_FLIGHT_MAX);
+        while let Some(reply) = replies.next().await {
+            match reply {
+                // Lines come as things happen; other forms need all objects.
+                Ok(reply) if args.output.is_none() => {
+                    print_all(&args, terminal, std::iter::once((reply.result, reply.object)))?;
+                }
+                Ok(reply) => done.push((reply.result, reply.object)),
+                Err(failure) => failures.push(failure),
+            }
+        }
+    }
+    print_all(&args, terminal, done)?;
+    Failure::all(failures)
+}
+
+/// An object to apply.
+struct Object {
+    namespace: String,
+    name: String,
+    file: String,
+    value: Value,
+}
+
+fn objects(manifests: Vec<Manifest>, wanted: Option<&str>) -> Outcome<Vec<Object>> {
+    manifests.into_iter().map(|manifest| object(manifest, wanted)).collect()
+}
+
+fn object(mut from: Manifest, wanted: Option<&str>) -> Outcome<Object> {
+    let metadata = &mut from.pod.metadata;
+    match wanted {
+        Some(wanted) if !metadata.namespace.is_empty() && metadata.namespace != wanted => {
+            return Err(Failure::local(format!(
+                "the namespace from the provided object \"{0}\" does not match the namespace \"{wanted}\". You must \
+                 pass '--namespace={0}' to perform this operation.",
+                metadata.namespace
+            ))
+            .because(&from.file));
+        }
+        _ if metadata.namespace.is_empty() => metadata.namespace = wanted.unwrap_or("default").to_owned(),
+        _ => {}
+    }
+    let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
+    let value = serde_json::to_value(&from.pod).map_err(Failure::local)?;
+    Ok(Object { namespace, name, file: from.file, value })
+}
+
+/// Runs of objects with distinct names: what names the same object waits for the one before.
+fn waves(objects: &[Object]) -> Vec<&[Object]> {
+    let (mut waves, mut from, mut names) = (Vec::new(), 0, HashSet::new());
+    for (i, object) in objects.iter().enumerate() {
+        if !object.name.is_empty() && !names.insert((&object.namespace, &object.name)) {
+            waves.push(&objects[from..i]);
+            from = i;
+            names = HashSet::from([(&object.namespace, &object.name)]);
+        }
+    }
+    waves.push(&objects[from..]);
+    waves
+}
+
+async fn apply(session: &Session, object: &Object, dry_run: DryRun) -> Outcome<ApplyReply> {
+    let reply = session.api.apply(&object.namespace, "pods", &object.value, dry_run == DryRun::Server).await;
+    reply.map_err(|error| Failure::from(error).when(&format!("applying \"{}\"", object.file)))
+}
+
+fn print_all(args: &Args, terminal: &Terminal, done: impl IntoIterator<Item = (ApplyResult, Value)>) -> Outcome {
+    let Some(format) = &args.output else {
+        let suffix = match args.dry_run {
+            DryRun::None => "",
+            DryRun::Client => " (dry run)",
+            DryRun::Server => " (server dry run)",
+        };
+        let line =
+            |(result, object): (ApplyResult, Value)| format!("{} {}{suffix}\n", type_and_name(&object), word(result));
+        return terminal.print(&done.into_iter().map(line).collect::<String>());
+    };
+    let objects: Vec<Value> = done.into_iter().map(|(_, object)| object).collect();
+    if objects.is_empty() { Ok(()) } else { terminal.print(&format.render(&objects, objects.len() > 1)?) }
+}
+
+fn word(result: ApplyResult) -> &'static str {
+    match result {
+        ApplyResult::Created => "created",
+        ApplyResult::Configured => "configured",
+        ApplyResult::Unchanged => "unchanged",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Object {
+        Object { namespace: "default".into(), name: name.into(), file: String::new(), value: Value::Null }
+    }
+
+    #[test]
+    fn what_names_the_same_object_waits_for_the_one_before() {
+        let objects = ["a", "b", "a", "", "", "b", "a"].map(named);
+        let sizes: Vec<usize> = waves(&objects).iter().map(|wave| wave.len()).collect();
+        assert_eq!(sizes, [2, 4, 1]);
+    }
+}

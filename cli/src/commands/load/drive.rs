@@ -1,0 +1,468 @@
+//! Drives a test: sends each pod when it is due, whatever came back so far, and notes what is seen of it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use podbus_common::api::{DeleteRequest, ListRequest};
+use podbus_common_bus::api::{ApiError, Client};
+use podbus_load::Scenario;
+use podbus_load::chance::Chance;
+use podbus_load::report::{FaultSeen, Latency, PhaseFigures, Report, Sample};
+use podbus_load::scenario::{LABEL, Phase, named};
+use podbus_load::schedule::Arrival;
+use podbus_load::tally::{Moment, Tally};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::cluster::{self, Seen, environment, identity, index_of, requests};
+use crate::failure::{Failure, Outcome};
+use crate::terminal::Terminal;
+
+/// Requests under way at most. A pod that has to wait for a place is late, and that counts.
+const IN_FLIGHT_MAX: usize = 4096;
+/// What tasks tell the test may wait here.
+const NEWS_MAX: usize = 65_536;
+/// A request that failed is sent again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// The curves have a point so often.
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// How long pods may take to go in the end.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(300);
+/// Changes of nodes that are told in a report at most.
+const FAULTS_MAX: usize = 1000;
+/// The stream of chance that lifetimes are drawn from.
+const LIFETIMES_STREAM: u64 = 2;
+
+/// A test that runs.
+pub(super) struct Run<'a> {
+    pub(super) api: Client,
+    pub(super) scenario: &'a Scenario,
+    pub(super) terminal: &'a Terminal,
+}
+
+enum News {
+    Created { index: usize, at: Instant, uid: u64, node: Option<u64> },
+    Failed(String),
+}
+
+struct NodeSeen {
+    ready: bool,
+    cpu_millis: i64,
+    memory_bytes: i64,
+    simulated: bool,
+}
+
+/// What a part of a test is doing.
+struct Progress<'a> {
+    run: &'a Run<'a>,
+    label: String,
+    tally: Tally,
+    start: Instant,
+    started: jiff::Timestamp,
+    in_flight: Arc<AtomicU64>,
+    places: Arc<Semaphore>,
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
+    seen: mpsc::Receiver<Seen>,
+    nodes: BTreeMap<String, NodeSeen>,
+    /// Pods to delete, by when.
+    ends: BinaryHeap<Reverse<(Instant, usize)>>,
+    lifetimes: Chance,
+    /// CPU and memory that bound pods ask for.
+    asked_for: (i64, i64),
+    requests: Vec<(i64, i64)>,
+    samples: Vec<Sample>,
+    faults: Vec<FaultSeen>,
+    /// Ends with the test.
+    _watch: AbortOnDropHandle<()>,
+}
+
+impl Run<'_> {
+    /// Runs the whole scenario.
+    ///
+    /// # Errors
+    /// When pods are missing, twice or too many: then there is no report.
+    pub(super) async fn all(&self, arrivals: Vec<Arrival>, keep: bool) -> Outcome<Report> {
+        let id = uuid::Uuid::new_v4().simple().to_string()[..6].to_owned();
+        self.terminal.note(&format!("run {id}: {} pods, labelled {LABEL}={id}", arrivals.len()));
+        let before = if self.scenario.before > 0 {
+            let one = Arrival { at: Duration::ZERO, template: 0, phase: 0 };
+            let count = usize::try_from(self.scenario.before).map_err(Failure::local)?;
+            let mut before = self.begin(vec![one; count], format!("{id}-before")).await;
+            before.drive(self.scenario.timeout).await;
+            before.verify().await?;
+            self.terminal.note(&format!("{} pods are there before", self.scenario.before));
+            Some(before)
+        } else {
+            None
+        };
+        let cpu = cpu_seconds();
+        let mut progress = self.begin(arrivals, id).await;
+        progress.drive(self.scenario.timeout).await;
+        progress.verify().await?;
+        let took = progress.start.elapsed().as_secs_f64();
+        let generator_cpu = (cpu_seconds() - cpu) / took;
+        if !keep {
+            progress.clean_up().await?;
+            if let Some(mut before) = before {
+                before.clean_up().await?;
+            }
+        }
+        Ok(Report { generator_cpu, ..progress.report() })
+    }
+
+    async fn begin(&self, arrivals: Vec<Arrival>, label: String) -> Progress<'_> {
+        let (seen_tx, mut seen) = mpsc::channel(NEWS_MAX);
+        let selector = format!("{LABEL}={label}");
+        let watch = cluster::watch(self.api.clone(), self.scenario.namespace.clone(), selector, seen_tx);
+        let watch = AbortOnDropHandle::new(tokio::spawn(watch));
+        let mut nodes = BTreeMap::new();
+        // Nodes come at once where there are any; then both watches have been opened.
+        let settled = Instant::now() + Duration::from_secs(1);
+        while let Ok(Some(first)) = tokio::time::timeout_at(settled, seen.recv()).await {
+            note_node(&mut nodes, &first);
+        }
+        Progress {
+            run: self,
+            label,
+            start: Instant::now(),
+            started: jiff::Timestamp::now(),
+            in_flight: Arc::default(),
+            places: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            news: mpsc::channel(NEWS_MAX),
+            seen,
+            nodes,
+            ends: BinaryHeap::new(),
+            lifetimes: Chance::new(self.scenario.seed, LIFETIMES_STREAM),
+            asked_for: (0, 0),
+            requests: self.scenario.pods.iter().map(|template| requests(&template.pod)).collect(),
+            samples: Vec::new(),
+            faults: Vec::new(),
+            tally: Tally::new(arrivals),
+            _watch: watch,
+        }
+    }
+}
+
+fn note_node(nodes: &mut BTreeMap<String, NodeSeen>, seen: &Seen) -> Option<bool> {
+    let Seen::Node { name, ready, cpu_millis, memory_bytes, simulated, .. } = seen else { return None };
+    let new = NodeSeen { ready: *ready, cpu_millis: *cpu_millis, memory_bytes: *memory_bytes, simulated: *simulated };
+    let before = nodes.insert(name.clone(), new);
+    before.filter(|before| before.ready != *ready).map(|_| *ready)
+}
+
+// === The test itself ===
+
+impl Progress<'_> {
+    /// Sends all pods when they are due, and waits until all have come as far as they should.
+    async fn drive(&mut self, timeout: Duration) {
+        let last = self.tally.arrivals().last().map_or(Duration::ZERO, |arrival| arrival.at);
+        let generator = AbortOnDropHandle::new(tokio::spawn(self.generate()));
+        let deadline = self.start + last + timeout;
+        let mut ticks = interval(SAMPLE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let next_end = self.ends.peek().map_or(deadline, |Reverse((at, _))| *at);
+            // All are cancel-safe: receivers hold what they did not return.
+            tokio::select! {
+                Some(news) = self.news.1.recv() => self.handle_news(news),
+                Some(seen) = self.seen.recv() => self.handle_seen(&seen),
+                () = sleep_until(next_end) => self.delete_due(),
+                _ = ticks.tick() => {
+                    self.sample();
+                    if self.tally.is_complete(self.run.scenario) || Instant::now() > deadline {
+                        break;
+                    }
+                }
+            }
+        }
+        drop(generator);
+        self.sample();
+    }
+
+    /// The generator: knows the schedule and nothing of what comes back.
+    fn generate(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (api, news, places) = (self.run.api.clone(), self.news.0.clone(), Arc::clone(&self.places));
+        let (start, in_flight, label) = (self.start, Arc::clone(&self.in_flight), self.label.clone());
+        let namespace = self.run.scenario.namespace.clone();
+        let templates: Arc<Vec<_>> = Arc::new(self.run.scenario.pods.iter().map(|t| t.pod.clone()).collect());
+        let arrivals = self.tally.arrivals().to_vec();
+        async move {
+            for (index, arrival) in arrivals.into_iter().enumerate() {
+                let due = start + arrival.at;
+                if due > Instant::now() {
+                    sleep_until(due).await;
+                }
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let (api, news, in_flight) = (api.clone(), news.clone(), Arc::clone(&in_flight));
+                let (templates, namespace, label) = (Arc::clone(&templates), namespace.clone(), label.clone());
+                in_flight.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let name = format!("load-{label}-{index}");
+                    let pod = named(&templates[arrival.template], index as u64, &name, &label, &namespace);
+                    loop {
+                        let error = match api.apply(&namespace, "pods", &pod, false).await {
+                            Ok(reply) => {
+                                let (uid, node) = identity(&reply.object);
+                                let created = News::Created { index, at: Instant::now(), uid, node };
+                                // Nobody listens any more when the test is over.
+                                let _ = news.send(created).await;
+                                break;
+                            }
+                            Err(error) => error,
+                        };
+                        let _ = news.send(News::Failed(words(&error))).await;
+                        sleep(RETRY_AFTER).await;
+                    }
+                    in_flight.fetch_sub(1, Ordering::Relaxed);
+                    drop(place);
+                });
+            }
+        }
+    }
+
+    fn handle_news(&mut self, news: News) {
+        match news {
+            News::Created { index, at, uid, node } => {
+                let at = at - self.start;
+                self.tally.note(index, Moment::Created, at);
+                self.tally.identify(index, uid, node);
+                self.note_bound(index, node, at);
+            }
+            News::Failed(why) => self.tally.request_failed(&why),
+        }
+    }
+
+    fn note_bound(&mut self, index: usize, node: Option<u64>, at: Duration) {
+        if node.is_some() && self.tally.note(index, Moment::Bound, at) {
+            let (cpu, memory) = self.requests_of(index);
+            self.asked_for = (self.asked_for.0 + cpu, self.asked_for.1 + memory);
+        }
+    }
+
+    fn requests_of(&self, index: usize) -> (i64, i64) {
+        self.requests[self.tally.arrivals()[index].template]
+    }
+
+    fn handle_seen(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Node { name, at, .. } => {
+                if let Some(ready) = note_node(&mut self.nodes, seen)
+                    && self.faults.len() < FAULTS_MAX
+                {
+                    let what = format!("{name} is {}", if ready { "Ready" } else { "NotReady" });
+                    self.faults.push(FaultSeen { seconds: at.duration_since(self.start).as_secs_f64(), what });
+                }
+            }
+            Seen::Pod { index, at, uid, node, running, gone } => {
+                if *index >= self.tally.arrivals().len() {
+                    return;
+                }
+                let (index, at) = (*index, at.saturating_duration_since(self.start));
+                self.tally.identify(index, *uid, *node);
+                self.note_bound(index, *node, at);
+                if *running && self.tally.note(index, Moment::Running, at) {
+                    // A watch may be faster than the answer to the request.
+                    self.tally.note(index, Moment::Created, at);
+                    if let Some(lifetime) = self.run.scenario.lifetime {
+                        let end = self.start + at + lifetime.draw(&mut self.lifetimes);
+                        self.ends.push(Reverse((end, index)));
+                    }
+                }
+                let due = self.tally.moment(index, Moment::DeletionDue).is_some();
+                if *gone && due && self.tally.note(index, Moment::Deleted, at) {
+                    let (cpu, memory) = self.requests_of(index);
+                    self.asked_for = (self.asked_for.0 - cpu, self.asked_for.1 - memory);
+                }
+            }
+        }
+    }
+
+    /// Deletes the pods whose lifetime is over.
+    fn delete_due(&mut self) {
+        while let Some(Reverse((at, index))) = self.ends.peek().copied() {
+            if at > Instant::now() {
+                return;
+            }
+            self.ends.pop();
+            self.delete(index, at, None);
+        }
+    }
+
+    fn delete(&mut self, index: usize, due: Instant, grace_period_seconds: Option<u32>) {
+        if !self.tally.note(index, Moment::DeletionDue, due - self.start) {
+            return;
+        }
+        let (api, news, places) = (self.run.api.clone(), self.news.0.clone(), Arc::clone(&self.places));
+        let (namespace, in_flight) = (self.run.scenario.namespace.clone(), Arc::clone(&self.in_flight));
+        let name = format!("load-{}-{index}", self.label);
+        tokio::spawn(async move {
+            let Ok(_place) = places.acquire_owned().await else { return };
+            in_flight.fetch_add(1, Ordering::Relaxed);
+            loop {
+                let request = DeleteRequest { name: name.clone(), grace_period_seconds, ..DeleteRequest::default() };
+                match api.delete(&namespace, "pods", &request).await {
+                    Ok(_) => break,
+                    Err(ApiError::Refused(status)) if status.code == 404 => break,
+                    Err(error) => drop(news.send(News::Failed(words(&error))).await),
+                }
+                sleep(RETRY_AFTER).await;
+            }
+            in_flight.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "shares, for a plot")]
+    fn sample(&mut self) {
+        let at = self.start.elapsed();
+        let ready = || self.nodes.values().filter(|node| node.ready);
+        let (cpu, memory): (i64, i64) = (ready().map(|n| n.cpu_millis).sum(), ready().map(|n| n.memory_bytes).sum());
+        let sample = Sample {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            cpu_share: self.asked_for.0 as f64 / cpu.max(1) as f64,
+            memory_share: self.asked_for.1 as f64 / memory.max(1) as f64,
+            nodes_ready: ready().count() as u64,
+            ..self.tally.sample(at)
+        };
+        let whole_second = self.samples.last().is_none_or(|last| last.seconds.trunc() < sample.seconds.trunc());
+        if whole_second {
+            let Sample { seconds, due, created, bound, running, deleted, in_flight, nodes_ready, .. } = &sample;
+            self.run.terminal.note(&format!(
+                "{seconds:>5.0} s  due {due}  created {created}  bound {bound}  running {running}  deleted {deleted}  \
+                 in flight {in_flight}  nodes {nodes_ready}"
+            ));
+        }
+        self.samples.push(sample);
+    }
+
+    /// Compares what the cluster has with what was asked.
+    async fn verify(&mut self) -> Outcome {
+        let request = ListRequest { label_selector: format!("{LABEL}={}", self.label), ..ListRequest::default() };
+        let list = self.run.api.list(Some(&self.run.scenario.namespace), "pods", &request).await?;
+        let mut listed = BTreeMap::new();
+        for pod in &list.items {
+            *listed.entry(index_of(pod).unwrap_or(usize::MAX)).or_default() += 1;
+        }
+        let wrong = self.tally.check(self.run.scenario, &listed);
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let failure = Failure::local("the work was not done, so there is no report");
+        let failure = self.tally.failed_requests().keys().fold(failure, Failure::because);
+        let hint =
+            format!("look at the pods with `podbus get pods -l {LABEL}={0}`; delete them the same way", self.label);
+        Err(wrong.iter().fold(failure, Failure::because).hint(hint))
+    }
+
+    /// Deletes all that is left and waits until it is gone.
+    async fn clean_up(&mut self) -> Outcome {
+        let now = Instant::now();
+        for index in 0..self.tally.arrivals().len() {
+            self.delete(index, now, Some(0));
+        }
+        let deadline = now + CLEAN_UP_MAX;
+        let mut ticks = interval(SAMPLE_EVERY);
+        while self.tally.count(Moment::Deleted) < self.tally.asked() {
+            tokio::select! {
+                Some(news) = self.news.1.recv() => self.handle_news(news),
+                Some(seen) = self.seen.recv() => self.handle_seen(&seen),
+                _ = ticks.tick() => {
+                    self.sample();
+                    if Instant::now() > deadline {
+                        let left = self.tally.asked() - self.tally.count(Moment::Deleted);
+                        return Err(Failure::local(format!("{left} pods are not gone {CLEAN_UP_MAX:?} after their deletion")));
+                    }
+                }
+            }
+        }
+        self.sample();
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        let scenario = self.run.scenario;
+        let rate = |moment: Moment| {
+            let seconds = self.tally.span(moment)?.as_secs_f64().max(1e-3);
+            #[expect(clippy::cast_precision_loss, reason = "pods are far fewer than 2^52")]
+            let count = self.tally.count(moment) as f64;
+            Some(count / seconds)
+        };
+        let moments = [("created", Moment::Created), ("bound", Moment::Bound), ("running", Moment::Running)];
+        let latencies = self.tally.latencies();
+        let missed = scenario.expect.iter().filter_map(|expected| {
+            let got = latencies.iter().find(|l| l.name == expected.latency)?.percentile(expected.percentile);
+            let at_most = expected.at_most.as_secs_f64() * 1e3;
+            let (latency, percentile) = (&expected.latency, expected.percentile);
+            (got > at_most).then(|| format!("p{percentile} of {latency} is {got:.1} ms, at most {at_most:.1} ms"))
+        });
+        let simulated = self.nodes.values().filter(|node| node.simulated).count();
+        let mut environment = environment(&self.run.api);
+        environment.insert("nodes".to_owned(), format!("{}, {simulated} of them simulated", self.nodes.len()));
+        Report {
+            name: scenario.name.clone(),
+            started: self.started.to_string(),
+            environment,
+            asked: self.tally.asked(),
+            before: scenario.before,
+            ran: self.tally.count(Moment::Running),
+            replaced: self.tally.replaced(),
+            failed_requests: self.tally.failed_requests().clone(),
+            throughput: moments.iter().filter_map(|(name, m)| Some(((*name).to_owned(), rate(*m)?))).collect(),
+            missed: missed.collect(),
+            phases: scenario.arrival.iter().enumerate().map(|(index, phase)| self.phase(index, phase)).collect(),
+            samples: self.samples.clone(),
+            faults: self.faults.clone(),
+            latencies,
+            ..Report::default()
+        }
+    }
+
+    fn phase(&self, index: usize, phase: &Phase) -> PhaseFigures {
+        let own: Vec<_> = self.tally.arrivals().iter().filter(|arrival| arrival.phase == index).collect();
+        let seconds = own.first().zip(own.last()).map_or(0.0, |(first, last)| (last.at - first.at).as_secs_f64());
+        let (pattern, offered) = match phase {
+            Phase::Burst { count } => (format!("burst of {count}"), 0.0),
+            Phase::Constant { rate, time } => (format!("constant {rate}/s for {time:?}"), *rate),
+            Phase::Poisson { rate, time } => (format!("poisson {rate}/s for {time:?}"), *rate),
+            Phase::Ramp { from, to, time } => {
+                (format!("ramp {from}/s to {to}/s in {time:?}"), f64::midpoint(*from, *to))
+            }
+            #[expect(clippy::cast_precision_loss, reason = "pods are far fewer than 2^52")]
+            Phase::Trace { file } => (format!("trace {file}"), own.len() as f64 / seconds.max(1e-3)),
+            Phase::Pause { time } => (format!("pause of {time:?}"), 0.0),
+        };
+        let latency = Latency::of("running", &self.tally.phase_latency(index));
+        PhaseFigures {
+            pattern,
+            pods: own.len() as u64,
+            offered_per_second: offered,
+            p50_ms: latency.p50_ms,
+            p99_ms: latency.p99_ms,
+        }
+    }
+}
+
+/// An error's words, without what differs from pod to pod.
+fn words(error: &ApiError) -> String {
+    match error {
+        ApiError::Refused(status) => format!("{} ({})", status.reason, status.code),
+        ApiError::NoScheduler { .. } => "no scheduler answered".to_owned(),
+        ApiError::Timeout { .. } => "no answer in time".to_owned(),
+        ApiError::Decode { .. } => "the answer cannot be read".to_owned(),
+        ApiError::Bus { .. } => "the bus could not be reached".to_owned(),
+    }
+}
+
+/// CPU time of this process so far.
+fn cpu_seconds() -> f64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike as _;
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return 0.0 };
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of one process")]
+    let micros = micros as f64;
+    micros / 1e6
+}

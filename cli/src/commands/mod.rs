@@ -1,0 +1,19 @@
+//! One module a verb, each with its `Args` and a `run`.
+
+pub(crate) mod apply;
+pub(crate) mod completion;
+pub(crate) mod delete;
+pub(crate) mod describe;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod explain;
+pub(crate) mod get;
+pub(crate) mod image;
+pub(crate) mod load;
+pub(crate) mod logs;
+pub(crate) mod node;
+pub(crate) mod plan;
+pub(crate) mod top;
+pub(crate) mod url;
+pub(crate) mod version;
+pub(crate) mod wait;

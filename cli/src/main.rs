@@ -1,0 +1,96 @@
+//! `podbus`: the services and what a person types, in one program.
+
+mod args;
+mod bus;
+mod cluster;
+mod columns;
+mod commands;
+mod doctor;
+mod down;
+mod event_log;
+mod failure;
+mod jsonpath;
+mod leader;
+mod manifests;
+mod node_init;
+mod output;
+mod resource;
+mod rows;
+mod service;
+#[cfg(test)]
+mod snapshots;
+mod terminal;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches as _;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command};
+use crate::failure::{Failure, Outcome};
+use crate::terminal::Terminal;
+
+fn main() -> ExitCode {
+    let cli = match args::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. kubectl knows the codes 0 and 1 only.
+            let _ = error.print();
+            let asked_for_nothing = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            return if error.use_stderr() && !asked_for_nothing { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let terminal = Terminal::new(cli.color);
+    match run(cli.command, &terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal.report(&failure.text());
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command, terminal: &Terminal) -> Outcome {
+    match command {
+        Command::Completion(args) => commands::completion::run(&args, terminal),
+        Command::Doctor(args) => doctor::run(&args, terminal),
+        Command::Url(args) => commands::url::run(&args, terminal),
+        Command::Sandbox(service) => service.run(podbus_sandbox::main),
+        Command::Scheduler(service) => service.run(podbus_scheduler::main),
+        Command::NodeAgent(service) => service.run(podbus_node_agent::main),
+        Command::Sim(service) => service.run(podbus_node_agent::sim::main),
+        Command::Load(args) => {
+            // A generator must not wait for what it measures: one thread sends, another reads.
+            let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            threads.block_on(commands::load::run(args, terminal))
+        }
+        verb => {
+            // One thread: a verb waits for the bus, and must start at once.
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run_verb(verb, terminal))
+        }
+    }
+}
+
+async fn run_verb(command: Command, terminal: &Terminal) -> Outcome {
+    match command {
+        Command::Apply(args) => commands::apply::run(args, terminal).await,
+        Command::Get(args) => commands::get::run(args, terminal).await,
+        Command::Describe(args) => commands::describe::run(args, terminal).await,
+        Command::Explain(args) => commands::explain::run(args, terminal).await,
+        Command::Plan(args) => commands::plan::run(args, terminal).await,
+        Command::Logs(args) => commands::logs::run(args, terminal).await,
+        Command::Exec(args) => commands::exec::run(args, terminal).await,
+        Command::Delete(args) => commands::delete::run(args, terminal).await,
+        Command::Wait(args) => commands::wait::run(args, terminal).await,
+        Command::Events(args) => commands::events::run(args, terminal).await,
+        Command::Top(args) => commands::top::run(args, terminal).await,
+        Command::Image(args) => commands::image::run(args, terminal).await,
+        Command::Up(args) => up::run(args, terminal).await,
+        Command::NodeInit(args) => node_init::run(args).await,
+        Command::Down(args) => down::run(args, terminal).await,
+        Command::Node(args) => commands::node::run(args, terminal).await,
+        Command::Version(args) => commands::version::run(args, terminal).await,
+        other => Err(Failure::local(format!("{other:?} is no verb"))),
+    }
+}

@@ -1,0 +1,291 @@
+//! The API as a client asks it: `podbus.api.v1.<namespace>.<resource>.<verb>`, JSON.
+
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use futures::{Stream, StreamExt as _};
+use podbus_common::api::{
+    ApplyReply, ApplyRequest, DeleteRequest, ExplainReply, ExplainRequest, GetRequest, List, ListRequest, PlanReply,
+    PlanRequest, Status, WATCH_ALIVE_SECONDS, WATCH_SEQUENCE_HEADER, WatchEvent, WatchEventType, WatchReply,
+    WatchRequest,
+};
+use podbus_common::subject::{self, Verb};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use crate::Bus;
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client waits for a scheduler to take the lease.
+const NO_SCHEDULER_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts while no scheduler answers.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// A watch that hears nothing for so long, not even a bookmark, is opened again.
+const WATCH_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Header of a micro service's refusal (ADR-32).
+const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
+
+/// Why the API did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The scheduler refuses.
+    #[error("{}", .0.message)]
+    Refused(Box<Status>),
+    /// Nobody serves the API.
+    #[error("no scheduler answered `{subject}` within {NO_SCHEDULER_PATIENCE:?} on {url}{}", of_version(.server_version.as_deref()))]
+    NoScheduler {
+        /// What was asked.
+        subject: String,
+        /// Of the bus.
+        url: String,
+        /// Of the bus.
+        server_version: Option<String>,
+    },
+    /// No answer; whether it was carried out is unknown.
+    #[error("`{subject}` was not answered within {REQUEST_TIMEOUT:?}; it may have been carried out")]
+    Timeout {
+        /// What was asked.
+        subject: String,
+    },
+    /// The answer is of another schema.
+    #[error("the answer to `{subject}` cannot be read: is the scheduler of another version?")]
+    Decode {
+        /// What was asked.
+        subject: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The connection.
+    #[error("cannot send `{subject}`")]
+    Bus {
+        /// What was asked.
+        subject: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn of_version(version: Option<&str>) -> String {
+    version.map(|version| format!(" (nats-server {version})")).unwrap_or_default()
+}
+
+/// Asks the API. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    bus: Bus,
+}
+
+impl Client {
+    /// On this bus.
+    pub fn new(bus: Bus) -> Self {
+        Self { bus }
+    }
+
+    /// The bus.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Creates or updates an object.
+    pub async fn apply(
+        &self,
+        namespace: &str,
+        resource: &str,
+        object: &Value,
+        dry_run: bool,
+    ) -> Result<ApplyReply, ApiError> {
+        let request = ApplyRequest { object: object.clone(), dry_run };
+        self.request(Some(namespace), resource, Verb::Apply, &request).await
+    }
+
+    /// Reads one object; `namespace` is `None` for nodes.
+    pub async fn get(&self, namespace: Option<&str>, resource: &str, name: &str) -> Result<Value, ApiError> {
+        self.request(namespace, resource, Verb::Get, &GetRequest { name: name.to_owned() }).await
+    }
+
+    /// Reads all objects of a namespace (`None`: of all), page by page.
+    pub async fn list(&self, namespace: Option<&str>, resource: &str, request: &ListRequest) -> Result<List, ApiError> {
+        let mut request = request.clone();
+        let mut whole: List = self.request(namespace, resource, Verb::List, &request).await?;
+        while !whole.metadata.continue_token.is_empty() {
+            request.continue_token = std::mem::take(&mut whole.metadata.continue_token);
+            let mut page: List = self.request(namespace, resource, Verb::List, &request).await?;
+            whole.items.append(&mut page.items);
+            whole.metadata.continue_token = page.metadata.continue_token;
+        }
+        Ok(whole)
+    }
+
+    /// Deletes an object: what it is now, or a `Status` when it is gone at once.
+    pub async fn delete(&self, namespace: &str, resource: &str, request: &DeleteRequest) -> Result<Value, ApiError> {
+        self.request(Some(namespace), resource, Verb::Delete, request).await
+    }
+
+    /// What the scheduler thinks of each node for a pod.
+    pub async fn explain(&self, namespace: &str, name: &str) -> Result<ExplainReply, ApiError> {
+        self.request(Some(namespace), "pods", Verb::Explain, &ExplainRequest { name: name.to_owned() }).await
+    }
+
+    /// What would become of pods that are not stored; `namespace`: of all of them, where they share one.
+    pub async fn plan(&self, namespace: Option<&str>, objects: Vec<Value>) -> Result<PlanReply, ApiError> {
+        self.request(namespace, "pods", Verb::Plan, &PlanRequest { objects }).await
+    }
+
+    /// Follows changes. What the bus loses is asked for again, from the last revision that was seen; when that is too
+    /// old the stream ends with a refusal of code 410: list again. Bookmarks are not handed out.
+    pub fn watch(
+        &self,
+        namespace: Option<&str>,
+        resource: &str,
+        request: WatchRequest,
+    ) -> impl Stream<Item = Result<WatchEvent, ApiError>> + Send + Unpin + use<> {
+        let watch = Watch {
+            client: self.clone(),
+            namespace: namespace.map(ToOwned::to_owned),
+            resource: resource.to_owned(),
+            request,
+            open: None,
+            ended: false,
+        };
+        Box::pin(futures::stream::unfold(watch, |mut watch| async move {
+            let item = watch.next().await?;
+            Some((item, watch))
+        }))
+    }
+
+    async fn request<Request: Serialize, Reply: DeserializeOwned>(
+        &self,
+        namespace: Option<&str>,
+        resource: &str,
+        verb: Verb,
+        request: &Request,
+    ) -> Result<Reply, ApiError> {
+        let subject = subject::api(namespace, resource, verb);
+        let unreadable = |source| ApiError::Decode { subject: subject.clone(), source };
+        let payload = serde_json::to_vec(request).map_err(unreadable)?;
+        let reply = self.send(&subject, payload).await?;
+        if reply.headers.as_ref().is_some_and(|headers| headers.get(ERROR_CODE_HEADER).is_some()) {
+            let status = serde_json::from_slice(&reply.payload).map_err(unreadable)?;
+            return Err(ApiError::Refused(Box::new(status)));
+        }
+        serde_json::from_slice(&reply.payload).map_err(unreadable)
+    }
+
+    /// Sends until somebody answers: between two leaders nobody does for a moment.
+    async fn send(&self, subject: &str, payload: Vec<u8>) -> Result<async_nats::Message, ApiError> {
+        let deadline = Instant::now() + NO_SCHEDULER_PATIENCE;
+        let payload = bytes::Bytes::from(payload);
+        loop {
+            let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(REQUEST_TIMEOUT));
+            let error = match self.bus.client().send_request(subject.to_owned(), request).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            match error.kind() {
+                RequestErrorKind::NoResponders if Instant::now() < deadline => sleep(RETRY_EVERY).await,
+                RequestErrorKind::NoResponders => {
+                    let server_version = self.bus.client().try_server_info().map(|info| info.version);
+                    let url = self.bus.url().to_owned();
+                    return Err(ApiError::NoScheduler { subject: subject.to_owned(), url, server_version });
+                }
+                RequestErrorKind::TimedOut => return Err(ApiError::Timeout { subject: subject.to_owned() }),
+                _ => return Err(ApiError::Bus { subject: subject.to_owned(), source: error.into() }),
+            }
+        }
+    }
+}
+
+/// A watch, and what it needs to open itself again.
+struct Watch {
+    client: Client,
+    namespace: Option<String>,
+    resource: String,
+    /// Its resource version is the last one seen.
+    request: WatchRequest,
+    open: Option<OpenWatch>,
+    ended: bool,
+}
+
+struct OpenWatch {
+    events: async_nats::Subscriber,
+    sequence: u64,
+    /// Says that the watcher lives; ends with the watch.
+    alive: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.alive.abort();
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
+        while !self.ended {
+            match self.try_next().await {
+                Ok(Some(event)) => return Some(Ok(event)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// The next event; `None`: a bookmark, or the watch must be opened again.
+    async fn try_next(&mut self) -> Result<Option<WatchEvent>, ApiError> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(open_watch(&self.client, &self.namespace, &self.resource, &mut self.request).await?),
+        };
+        let Ok(Some(message)) = timeout(WATCH_SILENCE_MAX, open.events.next()).await else {
+            self.open = None;
+            return Ok(None);
+        };
+        let sequence = message.headers.as_ref().and_then(|headers| headers.get(WATCH_SEQUENCE_HEADER));
+        if sequence.and_then(|text| text.as_str().parse().ok()) != Some(open.sequence + 1) {
+            self.open = None;
+            return Ok(None);
+        }
+        open.sequence += 1;
+        let event: WatchEvent = serde_json::from_slice(&message.payload)
+            .map_err(|source| ApiError::Decode { subject: message.subject.to_string(), source })?;
+        if event.kind == WatchEventType::Error {
+            let status = serde_json::from_value(event.object)
+                .map_err(|source| ApiError::Decode { subject: message.subject.to_string(), source })?;
+            return Err(ApiError::Refused(Box::new(status)));
+        }
+        if let Some(version) = event.object["metadata"]["resourceVersion"].as_str() {
+            version.clone_into(&mut self.request.resource_version);
+        }
+        Ok((event.kind != WatchEventType::Bookmark).then_some(event))
+    }
+}
+
+async fn open_watch(
+    client: &Client,
+    namespace: &Option<String>,
+    resource: &str,
+    request: &mut WatchRequest,
+) -> Result<OpenWatch, ApiError> {
+    let nats = client.bus.client();
+    request.inbox = nats.new_inbox();
+    let events = nats.subscribe(request.inbox.clone()).await;
+    let events = events.map_err(|e| ApiError::Bus { subject: request.inbox.clone(), source: e.into() })?;
+    let reply: WatchReply = client.request(namespace.as_deref(), resource, Verb::Watch, request).await?;
+    let nats = nats.clone();
+    let alive = tokio::spawn(async move {
+        let mut tick = interval(Duration::from_secs(WATCH_ALIVE_SECONDS));
+        loop {
+            tick.tick().await;
+            // A connection that is gone ends the watch by silence.
+            let _ = nats.publish(reply.control.clone(), bytes::Bytes::new()).await;
+        }
+    });
+    Ok(OpenWatch { events, sequence: 0, alive })
+}

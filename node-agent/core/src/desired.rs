@@ -1,0 +1,662 @@
+//! What this node should run, as far as its agent knows: pure, no bus, no disk, no clock.
+//!
+//! Every change also yields [`Record`]s; replayed in order they give the same set again. The rules are those of
+//! sections 3 and 5 of the protocol: a lower epoch or another agent epoch changes nothing, a gap in the counter means
+//! sync, removal needs a record of the leader's, and a UID that ended never starts again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use podbus_common::digest;
+use podbus_common::model::{Pod, Timestamp};
+use podbus_common::proto::{
+    AssignedPod, Assignment, HeldPod, Mark, Removal, SyncReply, Term, Verdict, refusal, verdict,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// How long a UID that ended is remembered, seconds: seven days.
+const LEDGER_SECONDS: i64 = 7 * 24 * 3600;
+
+/// One durable change of the desired set: a line of the journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Record {
+    /// Registered with this agent epoch.
+    Agent {
+        /// Given by the leader.
+        agent_epoch: u64,
+    },
+    /// The newest that was seen of the store.
+    Mark {
+        /// Of the leader.
+        epoch: u64,
+        /// Of its term.
+        nonce: String,
+        /// The highest of that term.
+        revision: u64,
+    },
+    /// A leader has judged what was seen of earlier terms.
+    Judged,
+    /// A pod as assigned.
+    Pod {
+        /// The pod.
+        uid: String,
+        /// Of the object.
+        generation: u64,
+        /// The KV revision of the object.
+        revision: u64,
+        /// Of the leader that assigned it; 0: not known any more.
+        #[serde(default)]
+        epoch: u64,
+        /// The object.
+        pod: Box<RawValue>,
+    },
+    /// It fits, and counts from now on.
+    Admitted {
+        /// The pod.
+        uid: String,
+        /// When.
+        unix_ms: i64,
+    },
+    /// It ended on the node's own decision and never starts again here: refused or evicted.
+    Failed {
+        /// The pod.
+        uid: String,
+        /// One word.
+        reason: String,
+        /// For a person.
+        message: String,
+    },
+    /// A record of the leader's says that it must go, though its object is gone.
+    Removal {
+        /// The pod.
+        uid: String,
+        /// How long it may take to end.
+        grace_period_seconds: u32,
+    },
+    /// When its containers are killed at the latest.
+    Deadline {
+        /// The pod.
+        uid: String,
+        /// When.
+        unix_ms: i64,
+    },
+    /// Nothing of it is left on the node; to be reported.
+    Ended {
+        /// The pod.
+        uid: String,
+        /// Of the pod.
+        namespace: String,
+        /// Of the pod.
+        name: String,
+        /// When.
+        unix_ms: i64,
+    },
+    /// The leader knows that it ended.
+    Dropped {
+        /// The pod.
+        uid: String,
+    },
+}
+
+/// One pod of the node.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The object as assigned.
+    pub pod: Arc<Pod>,
+    /// The bytes that `pod` was read from.
+    pub json: Arc<RawValue>,
+    /// Of the object.
+    pub generation: u64,
+    /// The KV revision of the object.
+    pub revision: u64,
+    /// Of the leader that assigned it; 0: only the runtime knew of it.
+    pub epoch: u64,
+    /// When it passed admission: its start time.
+    pub admitted: Option<Timestamp>,
+    /// Reason and message of its failure on this node.
+    pub failed: Option<(String, String)>,
+    /// It must go though its object is gone: the grace given for that, seconds.
+    pub removal: Option<u32>,
+    /// When its containers are killed at the latest; set once it must end.
+    pub deadline: Option<Timestamp>,
+    /// The leader has no record of it: it runs on and does not count for the digest.
+    pub on_hold: bool,
+}
+
+impl Held {
+    /// Whether it was deleted, by its object or by a removal.
+    pub fn must_go(&self) -> bool {
+        self.removal.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+    }
+}
+
+/// A UID that ended here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedPod {
+    /// Of the pod.
+    pub namespace: String,
+    /// Of the pod.
+    pub name: String,
+    /// When.
+    pub at: Timestamp,
+    /// The leader has acked it.
+    pub acked: bool,
+}
+
+/// What a message changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// UIDs whose entry is new or another one now.
+    pub changed: Vec<String>,
+    /// UIDs that ended here and that the leader asks for again: report their end once more.
+    pub ended: Vec<String>,
+    /// Ask the leader for the differences.
+    pub sync: bool,
+    /// The message was of a term below this one and was refused.
+    pub refused_for: Option<u64>,
+}
+
+/// The set, and how far the agent has heard.
+#[derive(Debug, Default)]
+pub struct DesiredSet {
+    pods: BTreeMap<String, Held>,
+    ended: BTreeMap<String, EndedPod>,
+    term: Term,
+    /// Of the assignments of this term that were seen.
+    counter: u64,
+    revision: u64,
+    /// Of the term before.
+    earlier: Option<Mark>,
+    /// Of this registration; 0: not registered.
+    agent_epoch: u64,
+    /// The highest ever.
+    agent_epoch_seen: u64,
+    records: Vec<Record>,
+}
+
+// === Reading ===
+
+impl DesiredSet {
+    /// All pods, sorted by UID.
+    pub fn pods(&self) -> &BTreeMap<String, Held> {
+        &self.pods
+    }
+
+    /// One pod.
+    pub fn get(&self, uid: &str) -> Option<&Held> {
+        self.pods.get(uid)
+    }
+
+    /// One that ended here.
+    pub fn ended(&self, uid: &str) -> Option<&EndedPod> {
+        self.ended.get(uid)
+    }
+
+    /// Those that ended and whose end the leader has not acked.
+    pub fn unacked_ends(&self) -> impl Iterator<Item = (&String, &EndedPod)> {
+        self.ended.iter().filter(|(_, ended)| !ended.acked)
+    }
+
+    /// The leader's term as last seen.
+    pub fn leader_epoch(&self) -> u64 {
+        self.term.epoch
+    }
+
+    /// Of the last assignment seen.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// Of this registration; 0 before it.
+    pub fn agent_epoch(&self) -> u64 {
+        self.agent_epoch
+    }
+
+    /// The highest agent epoch that this node ever held.
+    pub fn agent_epoch_seen(&self) -> u64 {
+        self.agent_epoch_seen
+    }
+
+    /// The newest that was seen of the store.
+    pub fn mark(&self) -> Mark {
+        Mark { term: Some(self.term.clone()), revision: self.revision }
+    }
+
+    /// What both sides compare. What goes by a removal and what is on hold has no object, so it does not count.
+    pub fn digest(&self) -> [u8; 32] {
+        let assigned = self.pods.iter().filter(|(_, held)| held.removal.is_none() && !held.on_hold);
+        digest::desired_set(
+            assigned.map(|(uid, held)| (uid.as_str(), held.generation, held.pod.metadata.deletion_timestamp.is_some())),
+        )
+    }
+
+    /// All that is held, and what ended without an ack, for a sync.
+    pub fn held(&self) -> Vec<HeldPod> {
+        let pods = self.pods.iter().map(|(uid, held)| HeldPod {
+            uid: uid.clone(),
+            namespace: held.pod.metadata.namespace.clone(),
+            name: held.pod.metadata.name.clone(),
+            generation: held.generation,
+            revision: held.revision,
+            epoch: held.epoch,
+            ..Default::default()
+        });
+        let ended = self.unacked_ends().map(|(uid, ended)| HeldPod {
+            uid: uid.clone(),
+            namespace: ended.namespace.clone(),
+            name: ended.name.clone(),
+            ended: true,
+            ..Default::default()
+        });
+        pods.chain(ended).collect()
+    }
+
+    /// Everything: each pod's object, and the whole ledger. What is being removed counts as ended, since nobody may put
+    /// it back.
+    pub fn inventory(&self) -> Vec<HeldPod> {
+        let pods = self.pods.iter().map(|(uid, held)| HeldPod {
+            uid: uid.clone(),
+            namespace: held.pod.metadata.namespace.clone(),
+            name: held.pod.metadata.name.clone(),
+            generation: held.generation,
+            revision: held.revision,
+            ended: held.removal.is_some(),
+            epoch: held.epoch,
+            pod: held.json.get().as_bytes().to_vec().into(),
+        });
+        let ended = self.ended.iter().map(|(uid, ended)| HeldPod {
+            uid: uid.clone(),
+            namespace: ended.namespace.clone(),
+            name: ended.name.clone(),
+            ended: true,
+            ..Default::default()
+        });
+        pods.chain(ended).collect()
+    }
+
+    /// The newest that was seen of the term before this one, until a leader of this one has answered a sync: a leader
+    /// that took a store which went back in time learns from it.
+    pub fn earlier_mark(&self) -> Option<Mark> {
+        self.earlier.clone()
+    }
+
+    /// What happened since the last call, to be written down before anything is done about it.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
+    }
+
+    /// The set as the shortest list of records.
+    pub fn snapshot(&self) -> Vec<Record> {
+        let mut records = vec![Record::Agent { agent_epoch: self.agent_epoch_seen }];
+        for Mark { term, revision } in self.earlier.clone().into_iter().chain([self.mark()]) {
+            let Term { epoch, nonce } = term.unwrap_or_default();
+            records.push(Record::Mark { epoch, nonce, revision });
+        }
+        for (uid, ended) in &self.ended {
+            let (namespace, name) = (ended.namespace.clone(), ended.name.clone());
+            records.push(Record::Ended { uid: uid.clone(), namespace, name, unix_ms: ended.at.unix_ms });
+            if ended.acked {
+                records.push(Record::Dropped { uid: uid.clone() });
+            }
+        }
+        for (uid, held) in &self.pods {
+            records.extend(held_records(uid, held));
+        }
+        records
+    }
+}
+
+fn held_records(uid: &str, held: &Held) -> Vec<Record> {
+    let uid = uid.to_owned();
+    let pod = RawValue::to_owned(&held.json);
+    let (generation, revision) = (held.generation, held.revision);
+    let mut records = vec![Record::Pod { uid: uid.clone(), generation, revision, epoch: held.epoch, pod }];
+    if let Some(at) = held.admitted {
+        records.push(Record::Admitted { uid: uid.clone(), unix_ms: at.unix_ms });
+    }
+    if let Some((reason, message)) = held.failed.clone() {
+        records.push(Record::Failed { uid: uid.clone(), reason, message });
+    }
+    if let Some(grace_period_seconds) = held.removal {
+        records.push(Record::Removal { uid: uid.clone(), grace_period_seconds });
+    }
+    if let Some(deadline) = held.deadline {
+        records.push(Record::Deadline { uid, unix_ms: deadline.unix_ms });
+    }
+    records
+}
+
+// === The leader's messages ===
+
+impl DesiredSet {
+    /// Takes in an assignment.
+    pub fn handle_assignment(&mut self, assignment: &Assignment, now: Timestamp) -> Applied {
+        let mut applied = Applied::default();
+        let term = assignment.term.clone().unwrap_or_default();
+        if self.agent_epoch == 0 || assignment.agent_epoch != self.agent_epoch {
+            return applied;
+        }
+        if term.epoch < self.term.epoch {
+            applied.refused_for = Some(self.term.epoch);
+            return applied;
+        }
+        self.enter_term(term);
+        applied.sync = assignment.nudge || assignment.counter != self.counter + 1;
+        self.counter = self.counter.max(assignment.counter);
+        for pod in &assignment.assigned {
+            self.put(pod, &mut applied);
+        }
+        for removal in &assignment.removed {
+            self.remove(removal, now, &mut applied);
+        }
+        self.note_mark();
+        applied
+    }
+
+    /// Takes in the answer to a registration or a sync, unless it was a refusal.
+    pub fn handle_sync_reply(&mut self, reply: &SyncReply, now: Timestamp) -> Applied {
+        let mut applied = Applied::default();
+        let refused = reply.refusal.as_ref().is_some_and(|r| r.reason() != refusal::Reason::None);
+        let term = reply.term.clone().unwrap_or_default();
+        if refused || reply.retry_after_ms > 0 {
+            return applied;
+        }
+        if (term.epoch, reply.counter) < (self.term.epoch, self.counter) && reply.agent_epoch == self.agent_epoch {
+            // Assignments overtook it: what it says is old.
+            applied.sync = true;
+            return applied;
+        }
+        if reply.agent_epoch != self.agent_epoch {
+            self.agent_epoch = reply.agent_epoch;
+            self.agent_epoch_seen = self.agent_epoch_seen.max(reply.agent_epoch);
+            self.records.push(Record::Agent { agent_epoch: self.agent_epoch_seen });
+        }
+        self.enter_term(term);
+        // It judged what this agent has seen.
+        self.earlier = None;
+        self.counter = reply.counter;
+        self.revision = self.revision.max(reply.revision);
+        for pod in &reply.missing {
+            self.put(pod, &mut applied);
+        }
+        for verdict in &reply.verdicts {
+            self.judge(verdict, now, &mut applied);
+        }
+        applied.sync = reply.more;
+        self.note_mark();
+        self.records.push(Record::Judged);
+        applied
+    }
+
+    /// The agent must register anew: until then it accepts no assignment.
+    pub fn deregister(&mut self) {
+        self.agent_epoch = 0;
+    }
+
+    fn enter_term(&mut self, term: Term) {
+        if term != self.term {
+            if self.term.epoch > 0 {
+                self.earlier = Some(self.mark());
+            }
+            self.term = term;
+            self.counter = 0;
+            // Revisions of a new lineage may be lower: the mark is of this term.
+            self.revision = 0;
+        }
+    }
+
+    fn note_mark(&mut self) {
+        let Term { epoch, nonce } = self.term.clone();
+        self.records.push(Record::Mark { epoch, nonce, revision: self.revision });
+    }
+
+    fn put(&mut self, assigned: &AssignedPod, applied: &mut Applied) {
+        let uid = &assigned.uid;
+        if let Some(ended) = self.ended.get_mut(uid) {
+            ended.acked = false;
+            return applied.ended.push(uid.clone());
+        }
+        self.revision = self.revision.max(assigned.revision);
+        if let Some(held) = self.pods.get_mut(uid) {
+            held.on_hold = false;
+            // Revisions begin anew in a store that was rebuilt: the epoch counts first.
+            let newest = (assigned.generation, self.term.epoch, assigned.revision);
+            if (held.generation, held.epoch, held.revision) >= newest {
+                return;
+            }
+        }
+        let Some((pod, json)) = read_pod(&assigned.pod, uid) else { return };
+        let (generation, revision) = (assigned.generation, assigned.revision);
+        let epoch = self.term.epoch;
+        let written = RawValue::to_owned(&json);
+        self.records.push(Record::Pod { uid: uid.clone(), generation, revision, epoch, pod: written });
+        self.insert(uid, pod, json, (generation, epoch, revision));
+        applied.changed.push(uid.clone());
+    }
+
+    fn remove(&mut self, removal: &Removal, now: Timestamp, applied: &mut Applied) {
+        let Removal { uid, namespace, name, revision, grace_period_seconds } = removal.clone();
+        self.revision = self.revision.max(revision);
+        if let Some(ended) = self.ended.get_mut(&uid) {
+            ended.acked = false;
+            return applied.ended.push(uid);
+        }
+        if self.pods.contains_key(&uid) {
+            return self.mark_removed(&uid, grace_period_seconds, applied);
+        }
+        // It was never here, and now it never will be: a late assignment finds it in the ledger.
+        self.records.push(Record::Ended {
+            uid: uid.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            unix_ms: now.unix_ms,
+        });
+        self.ended.insert(uid.clone(), EndedPod { namespace, name, at: now, acked: false });
+        applied.ended.push(uid);
+    }
+
+    fn judge(&mut self, verdict: &Verdict, now: Timestamp, applied: &mut Applied) {
+        let uid = verdict.uid.clone();
+        match verdict.kind() {
+            verdict::Kind::Keep => self.hold(&uid, false),
+            verdict::Kind::Hold => self.hold(&uid, true),
+            verdict::Kind::Remove if self.pods.contains_key(&uid) => {
+                self.mark_removed(&uid, verdict.grace_period_seconds, applied);
+            }
+            verdict::Kind::Remove => {
+                let removal = Removal { uid, grace_period_seconds: verdict.grace_period_seconds, ..Default::default() };
+                self.remove(&removal, now, applied);
+            }
+        }
+    }
+
+    fn hold(&mut self, uid: &str, on_hold: bool) {
+        if let Some(held) = self.pods.get_mut(uid) {
+            held.on_hold = on_hold;
+        }
+    }
+
+    fn mark_removed(&mut self, uid: &str, grace_period_seconds: u32, applied: &mut Applied) {
+        let Some(held) = self.pods.get_mut(uid) else { return };
+        if held.removal.is_some_and(|before| before <= grace_period_seconds) {
+            return;
+        }
+        held.removal = Some(grace_period_seconds);
+        self.records.push(Record::Removal { uid: uid.to_owned(), grace_period_seconds });
+        applied.changed.push(uid.to_owned());
+    }
+
+    fn insert(
+        &mut self,
+        uid: &str,
+        pod: Arc<Pod>,
+        json: Arc<RawValue>,
+        (generation, epoch, revision): (u64, u64, u64),
+    ) {
+        match self.pods.get_mut(uid) {
+            Some(held) => {
+                (held.pod, held.json) = (pod, json);
+                (held.generation, held.epoch, held.revision) = (generation, epoch, revision);
+            }
+            None => {
+                let held = Held {
+                    pod,
+                    json,
+                    generation,
+                    revision,
+                    epoch,
+                    admitted: None,
+                    failed: None,
+                    removal: None,
+                    deadline: None,
+                    on_hold: false,
+                };
+                self.pods.insert(uid.to_owned(), held);
+            }
+        }
+    }
+}
+
+/// Reads an assigned pod; `None`, and a line in the log, for what is none.
+fn read_pod(json: &[u8], uid: &str) -> Option<(Arc<Pod>, Arc<RawValue>)> {
+    let read = serde_json::from_slice::<Box<RawValue>>(json)
+        .and_then(|raw| serde_json::from_str::<Pod>(raw.get()).map(|pod| (Arc::new(pod), Arc::from(raw))));
+    match read {
+        Ok((pod, _)) if pod.metadata.uid != uid => {
+            tracing::error!(podUID = %uid, found = %pod.metadata.uid, "an assigned pod carries another UID, dropped");
+            None
+        }
+        Ok(read) => Some(read),
+        Err(error) => {
+            tracing::error!(podUID = %uid, %error, "an assigned pod cannot be read, dropped");
+            None
+        }
+    }
+}
+
+// === The node's own decisions ===
+
+impl DesiredSet {
+    /// It passed admission: it counts until it ended, and is not asked again.
+    pub fn admit(&mut self, uid: &str, now: Timestamp) {
+        if let Some(held) = self.pods.get_mut(uid) {
+            held.admitted = Some(now);
+            self.records.push(Record::Admitted { uid: uid.to_owned(), unix_ms: now.unix_ms });
+        }
+    }
+
+    /// It failed on this node and never starts again here.
+    pub fn fail(&mut self, uid: &str, reason: &str, message: &str) {
+        if let Some(held) = self.pods.get_mut(uid) {
+            let (reason, message) = (reason.to_owned(), message.to_owned());
+            held.failed = Some((reason.clone(), message.clone()));
+            self.records.push(Record::Failed { uid: uid.to_owned(), reason, message });
+        }
+    }
+
+    /// Sets when the containers of a pod that must end are killed; it only moves nearer.
+    pub fn set_deadline(&mut self, uid: &str, deadline: Timestamp) {
+        let Some(held) = self.pods.get_mut(uid) else { return };
+        if held.deadline.is_none_or(|before| deadline < before) {
+            held.deadline = Some(deadline);
+            self.records.push(Record::Deadline { uid: uid.to_owned(), unix_ms: deadline.unix_ms });
+        }
+    }
+
+    /// Nothing of it is left on the node.
+    pub fn end(&mut self, uid: &str, now: Timestamp) {
+        let Some(held) = self.pods.remove(uid) else { return };
+        let (namespace, name) = (held.pod.metadata.namespace.clone(), held.pod.metadata.name.clone());
+        let ended = EndedPod { namespace: namespace.clone(), name: name.clone(), at: now, acked: false };
+        self.ended.insert(uid.to_owned(), ended);
+        self.records.push(Record::Ended { uid: uid.to_owned(), namespace, name, unix_ms: now.unix_ms });
+    }
+
+    /// The leader acked the end of `uid`.
+    pub fn drop_ended(&mut self, uid: &str) {
+        if let Some(ended) = self.ended.get_mut(uid).filter(|ended| !ended.acked) {
+            ended.acked = true;
+            self.records.push(Record::Dropped { uid: uid.to_owned() });
+        }
+    }
+
+    /// A pod that the runtime has since `created_at` and the disk lost; `false`: the disk knows it.
+    pub fn adopt(&mut self, uid: &str, json: &str, generation: u64, revision: u64, created_at: Timestamp) -> bool {
+        if self.ended.contains_key(uid) {
+            return false;
+        }
+        if let Some(held) = self.pods.get(uid) {
+            if held.admitted.is_none() {
+                // A power cut took the record of its admission: it runs, so it was admitted.
+                self.admit(uid, created_at);
+            }
+            return false;
+        }
+        let Some((pod, json)) = read_pod(json.as_bytes(), uid) else { return false };
+        self.insert(uid, pod, json, (generation, 0, revision));
+        if let Some(held) = self.pods.get_mut(uid) {
+            // It runs, so it was admitted.
+            held.admitted = Some(created_at);
+            let records = held_records(uid, held);
+            self.records.extend(records);
+        }
+        true
+    }
+
+    /// Forgets what ended more than seven days ago.
+    pub fn forget_old_ends(&mut self, now: Timestamp) {
+        self.ended.retain(|_, ended| !ended.acked || now.seconds_since(ended.at) < LEDGER_SECONDS);
+    }
+}
+
+// === Replay ===
+
+impl DesiredSet {
+    /// Takes in what was written down before.
+    pub fn replay(&mut self, record: Record) {
+        match record {
+            Record::Agent { agent_epoch } => self.agent_epoch_seen = self.agent_epoch_seen.max(agent_epoch),
+            Record::Mark { epoch, nonce, revision } => {
+                self.enter_term(Term { epoch, nonce });
+                self.revision = revision;
+            }
+            Record::Judged => self.earlier = None,
+            Record::Pod { uid, generation, revision, epoch, pod } => {
+                if let Some((pod, json)) = read_pod(pod.get().as_bytes(), &uid) {
+                    self.insert(&uid, pod, json, (generation, epoch, revision));
+                }
+            }
+            Record::Ended { uid, namespace, name, unix_ms } => {
+                self.pods.remove(&uid);
+                let at = Timestamp::from_unix_ms(unix_ms);
+                self.ended.insert(uid, EndedPod { namespace, name, at, acked: false });
+            }
+            Record::Dropped { uid } => {
+                if let Some(ended) = self.ended.get_mut(&uid) {
+                    ended.acked = true;
+                }
+            }
+            Record::Admitted { uid, unix_ms } => {
+                self.change(&uid, |held| held.admitted = Some(Timestamp::from_unix_ms(unix_ms)));
+            }
+            Record::Failed { uid, reason, message } => self.change(&uid, |held| held.failed = Some((reason, message))),
+            Record::Removal { uid, grace_period_seconds } => {
+                self.change(&uid, |held| held.removal = Some(grace_period_seconds));
+            }
+            Record::Deadline { uid, unix_ms } => {
+                self.change(&uid, |held| held.deadline = Some(Timestamp::from_unix_ms(unix_ms)));
+            }
+        }
+    }
+
+    fn change(&mut self, uid: &str, change: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.pods.get_mut(uid) {
+            change(held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! What a pod needs now and then: small logs, volumes within their limits, and in the end nothing left of it.
+
+use podbus_node_agent_core::model::Observed;
+use podbus_node_agent_core::worker::{EVICTED, Update, Wanted};
+use tokio::time::Instant;
+
+use super::{HOUSEKEEPING_INTERVAL, Worker, now};
+use crate::runtime::Runtime;
+use crate::{logs, volumes};
+
+impl<R: Runtime> Worker<R> {
+    /// Rotates logs and measures volumes, if it is time.
+    pub(super) async fn keep_house(&mut self, wanted: &Wanted, observed: &Observed) {
+        if self.house_kept.elapsed() < HOUSEKEEPING_INTERVAL {
+            return;
+        }
+        self.house_kept = Instant::now();
+        for run in observed.containers.iter().filter(|run| run.state.may_live()) {
+            self.rotate(&run.id, &run.name, run.attempt).await;
+        }
+        if wanted.stop.is_none() && volumes::has_limits(&wanted.pod) {
+            self.measure_volumes(wanted).await;
+        }
+    }
+
+    async fn rotate(&self, id: &str, name: &str, attempt: u32) {
+        let log = logs::path(&self.pod_dir, name, attempt);
+        let rotated = match logs::rotate_if_large(&log, jiff::Timestamp::now()) {
+            Ok(Some(rotated)) => rotated,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(log = %log.display(), %error, "cannot rotate a log"),
+        };
+        if let Err(error) = self.runtime.reopen_container_log(id).await {
+            tracing::warn!(log = %log.display(), %error, "the runtime did not reopen a log, its rotation is undone");
+            if let Err(error) = rotated.undo() {
+                tracing::error!(log = %log.display(), %error, "cannot undo the rotation of a log");
+            }
+        }
+    }
+
+    async fn measure_volumes(&mut self, wanted: &Wanted) {
+        let (pod_dir, pod) = (self.pod_dir.clone(), wanted.pod.clone());
+        match tokio::task::spawn_blocking(move || volumes::over_limit(&pod_dir, &pod)).await {
+            Ok(Ok(Some(message))) => {
+                self.chronicle.event("Warning", EVICTED, &message, now());
+                let _ = self.updates.send(Update::Evict { uid: self.uid.clone(), message }).await;
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(podUID = %self.uid, %error, "cannot measure a pod's volumes"),
+            Err(error) => tracing::warn!(podUID = %self.uid, %error, "cannot measure a pod's volumes"),
+        }
+    }
+
+    /// Removes what the runtime does not know of; says whether nothing is left.
+    pub(super) async fn clean_up(&mut self) -> bool {
+        let pod_dir = self.pod_dir.clone();
+        let removed = tokio::task::spawn_blocking(move || volumes::teardown(&pod_dir)).await;
+        let error = match removed {
+            Ok(Ok(())) => {
+                let _ = self.updates.send(Update::Gone { uid: self.uid.clone() }).await;
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(podUID = %self.uid, %error, "cannot remove a pod's directory, trying again");
+        let retry = self.retry;
+        self.retry = (retry * 2).min(super::FAILURE_RETRY_MAX);
+        self.wait(Some(retry)).await;
+        false
+    }
+}

@@ -1,0 +1,609 @@
+//! A sandbox: run, stopped, removed, and what its death means.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use podbus_common_cri::runtime::{
+    ContainerEventType, LinuxContainerResources, NamespaceMode, NamespaceOption, PodSandboxConfig,
+};
+use podbus_sandbox_linux::message::{Message, kind};
+use podbus_sandbox_linux::plan::tag;
+use podbus_sandbox_linux::slot::{FLAG_UNKNOWN, Place, Slot};
+
+use super::context;
+use super::{Outcome, Runtime, RuntimeError, doing, lock, new_id, now, ports};
+use crate::cgroup::{Door, Limits};
+use crate::cni;
+use crate::link::{self, Link, LinkError, Notice};
+use crate::network::{self, Attached, Lease};
+use crate::plan::{Draft, PidMode, Sealed};
+use crate::process::Invalid;
+use crate::record::{Record, SandboxBody};
+use crate::stats::Gauges;
+use crate::stats::network::{Interface, interfaces};
+use crate::user;
+use crate::userns::Mapping;
+use crate::{files, sysctl};
+
+/// What a shim may take to kill all and commit the exits.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// As containerd has it.
+const SHM_BYTES: u64 = 64 << 20;
+/// Among the last to be killed when memory runs out: the pod dies with it.
+const PAUSE_OOM_SCORE: i32 = -998;
+
+/// A pod's sandbox.
+pub(crate) struct Sandbox {
+    pub(crate) body: SandboxBody,
+    pub(super) record: Record,
+    pub(super) dir: PathBuf,
+    pub(super) life: Mutex<Life>,
+    /// One of stop and remove at a time.
+    ending: tokio::sync::Mutex<()>,
+    pub(crate) gauges: Gauges,
+    /// What the client said last of the pod's resources: overhead, and all of it.
+    told: Mutex<(Option<LinuxContainerResources>, Option<LinuxContainerResources>)>,
+}
+
+/// The network of a pod that is being made.
+enum PodNetwork {
+    OfNode,
+    Ready(Attached),
+    /// It has to be made inside of the pod's user namespace.
+    Promised(Mapping, Lease),
+    /// Plugins made it.
+    Cni(cni::Attached),
+}
+
+impl PodNetwork {
+    fn lease(&self) -> Option<Lease> {
+        match self {
+            Self::OfNode | Self::Cni(_) => None,
+            Self::Ready(it) => Some(Lease { ip: it.ip, second_ip: it.second_ip, veth: it.veth.clone() }),
+            Self::Promised(_, lease) => Some(lease.clone()),
+        }
+    }
+
+    /// One of a family, the one that stands for the pod first.
+    fn ips(&self) -> Vec<IpAddr> {
+        match (self, self.lease()) {
+            (Self::Cni(attached), _) => attached.ips.clone(),
+            (_, Some(lease)) => std::iter::once(lease.ip.into()).chain(lease.second_ip.map(IpAddr::from)).collect(),
+            (_, None) => Vec::new(),
+        }
+    }
+}
+
+/// A connection to a shim whose pod is not whole: without it the shim undoes what it has made, and ends.
+struct HalfMade(Option<Arc<Link>>);
+
+impl HalfMade {
+    /// The pod is whole.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for HalfMade {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.take() {
+            link.close();
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Life {
+    pub(super) link: Option<Arc<Link>>,
+    pub(super) is_ready: bool,
+    /// Asked for: what dies now dies as it should.
+    pub(super) is_stopping: bool,
+    /// The address is given back.
+    pub(super) is_released: bool,
+}
+
+impl Sandbox {
+    pub(super) fn new(body: SandboxBody, record: Record, dir: PathBuf, life: Life) -> Arc<Self> {
+        let ending = tokio::sync::Mutex::default();
+        Arc::new(Self {
+            body,
+            record,
+            dir,
+            life: Mutex::new(life),
+            ending,
+            gauges: Gauges::default(),
+            told: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &PodSandboxConfig {
+        config(&self.body)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        lock(&self.life).is_ready
+    }
+
+    /// The connection to its shim, if it lives.
+    pub(super) fn link(&self) -> Outcome<Arc<Link>> {
+        let link = lock(&self.life).link.clone().filter(|link| !link.is_gone());
+        link.ok_or(RuntimeError::Link(LinkError::Gone))
+    }
+
+    pub(crate) fn namespaces(&self) -> NamespaceOption {
+        namespaces(self.config())
+    }
+
+    /// The ids of its user namespace, if it has one of its own.
+    pub(crate) fn mapping(&self) -> Option<Mapping> {
+        Mapping::of(&self.namespaces()).ok().flatten() // checked before it was made
+    }
+
+    pub(super) fn id_and_cookie(&self) -> Vec<u8> {
+        id_and_cookie(&self.body)
+    }
+
+    pub(crate) fn hostname(&self) -> String {
+        hostname(self.config())
+    }
+
+    pub(super) fn pause_cgroup(&self) -> String {
+        pause_cgroup(&self.body)
+    }
+
+    /// What its interfaces have counted; none with the node's network.
+    pub(crate) fn interfaces(&self) -> Vec<Interface> {
+        let is_own = self.is_ready() && !uses_node(self.namespaces().network);
+        if is_own { interfaces(self.pause_pid()) } else { Vec::new() }
+    }
+
+    /// Keeps what the client says of the pod's resources, until this daemon ends.
+    pub(crate) fn keep_resources(
+        &self,
+        overhead: Option<LinuxContainerResources>,
+        resources: Option<LinuxContainerResources>,
+    ) {
+        *lock(&self.told) = (overhead, resources);
+    }
+
+    /// What the client said of the pod's overhead and resources: at its birth, or later.
+    pub(crate) fn told_resources(&self) -> (Option<LinuxContainerResources>, Option<LinuxContainerResources>) {
+        let linux = self.config().linux.clone().unwrap_or_default();
+        let (overhead, resources) = lock(&self.told).clone();
+        (overhead.or(linux.overhead), resources.or(linux.resources))
+    }
+
+    /// The process id of pause, for people.
+    pub(crate) fn pause_pid(&self) -> i32 {
+        self.record.slot(Place::State).map_or(0, |slot| slot.pid)
+    }
+}
+
+fn config(body: &SandboxBody) -> &PodSandboxConfig {
+    static EMPTY: std::sync::LazyLock<PodSandboxConfig> = std::sync::LazyLock::new(PodSandboxConfig::default);
+    body.config.as_ref().unwrap_or(&EMPTY)
+}
+
+pub(super) fn id_and_cookie(body: &SandboxBody) -> Vec<u8> {
+    [body.id.as_bytes(), &body.cookie].concat()
+}
+
+fn pause_cgroup(body: &SandboxBody) -> String {
+    format!("{}/{}", body.cgroup, body.id)
+}
+
+fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
+    let linux = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    linux.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+}
+
+fn uses_node(mode: i32) -> bool {
+    mode == NamespaceMode::Node as i32
+}
+
+fn hostname(config: &PodSandboxConfig) -> String {
+    if !config.hostname.is_empty() && !uses_node(namespaces(config).network) {
+        return config.hostname.clone();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// `name_namespace_uid_attempt`: what a sandbox is called by its client.
+fn key(config: &PodSandboxConfig) -> Outcome<String> {
+    let Some(it) = config.metadata.as_ref().filter(|it| !it.name.is_empty() && !it.uid.is_empty()) else {
+        return Err(Invalid("a sandbox needs metadata with name, namespace and uid".to_owned()).into());
+    };
+    Ok(format!("{}_{}_{}_{}", it.name, it.namespace, it.uid, it.attempt))
+}
+
+fn check(config: &PodSandboxConfig) -> Result<(), Invalid> {
+    context::check_sandbox(config)?;
+    if config.hostname.len() > 64 {
+        return Err(Invalid(format!("the hostname {:?} is longer than the 64 bytes of the kernel", config.hostname)));
+    }
+    if let Some(dns) = &config.dns_config {
+        files::check(dns)?;
+    }
+    ports::of(config).map(drop)
+}
+
+impl Runtime {
+    /// Makes a sandbox, or finds the one that an earlier request for the same pod and attempt made.
+    pub(crate) async fn run_sandbox(self: &Arc<Self>, config: PodSandboxConfig, handler: &str) -> Outcome<String> {
+        let key = key(&config)?;
+        check(&config)?;
+        let handler_body = self.handlers.find(handler)?.cloned();
+        let userns = namespaces(&config).userns_options;
+        if handler_body.is_some() && userns.is_some_and(|userns| !uses_node(userns.mode)) {
+            return Err(Invalid(format!("a user namespace needs the native runtime handler, not {handler:?}")).into());
+        }
+        let turn = self.turn(&key);
+        let _turn = turn.lock().await;
+        let found = self.sandboxes().into_iter().find(|it| super::sandbox::key(it.config()).is_ok_and(|it| it == key));
+        if let Some(found) = found {
+            let same = found.is_ready() && *found.config() == config;
+            let error = || RuntimeError::Exists(format!("the sandbox {key} is there already, as {}", found.body.id));
+            return same.then(|| found.body.id.clone()).ok_or_else(error);
+        }
+        let id = new_id();
+        let place = self.place(&id, &config).await?;
+        let mut ips = place.ips().into_iter().map(|ip| ip.to_string());
+        let body = SandboxBody {
+            cookie: rand::random::<[u8; 32]>().to_vec(),
+            created_at: now(),
+            ip: ips.next().unwrap_or_default(),
+            second_ip: ips.next().unwrap_or_default(),
+            veth: place.lease().map(|it| it.veth).unwrap_or_default(),
+            cgroup: self
+                .cgroups
+                .of_pod(config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent), &id)
+                .map_err(Invalid)?,
+            runtime_handler: handler.to_owned(),
+            handler: handler_body,
+            config: Some(config),
+            id,
+        };
+        let dir = self.sandboxes_dir().join(&body.id);
+        let made = self.make_sandbox(&body, &dir, place).await;
+        match made {
+            Ok((record, link)) => Ok(self.admit_sandbox(body, record, dir, &link)),
+            Err(error) => {
+                self.undo_sandbox(&body, &dir).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The network of a new pod, as far as it can be there before the pod is.
+    async fn place(&self, id: &str, config: &PodSandboxConfig) -> Outcome<PodNetwork> {
+        let options = namespaces(config);
+        if uses_node(options.network) {
+            return Ok(PodNetwork::OfNode);
+        }
+        if self.cni.is_on() {
+            if Mapping::of(&options)?.is_some() {
+                let text = "a user namespace of the pod's own is not supported together with CNI plugins";
+                return Err(Invalid(text.to_owned()).into());
+            }
+            return Ok(PodNetwork::Cni(self.cni.attach(id, config, &ports::of(config)?).await?));
+        }
+        let Some(mapping) = Mapping::of(&options)? else {
+            return Ok(PodNetwork::Ready(self.networks.take().await?));
+        };
+        let network = self.network.clone();
+        let lease = tokio::task::spawn_blocking(move || network.lease()).await;
+        let lease = lease.map_err(|error| doing("take an address")(io::Error::other(error)))??;
+        Ok(PodNetwork::Promised(mapping, lease))
+    }
+
+    /// Makes the network of a pod with a user namespace: its shim makes both namespaces, and lives by now.
+    async fn attach(&self, link: &Link, mapping: Mapping, lease: Lease) -> Outcome<Attached> {
+        let netns = self.make_user_namespace(link, mapping).await?;
+        let network = self.network.clone();
+        let attached = tokio::task::spawn_blocking(move || network.attach_to(netns, &lease)).await;
+        Ok(attached.map_err(|error| doing("make the network")(io::Error::other(error)))??)
+    }
+
+    /// Record, effects, commit.
+    async fn make_sandbox(
+        self: &Arc<Self>,
+        body: &SandboxBody,
+        dir: &Path,
+        network: PodNetwork,
+    ) -> Outcome<(Record, Arc<Link>)> {
+        std::fs::create_dir_all(dir.join("c")).map_err(doing("make the sandbox's directory"))?;
+        let record = Record::create(&dir.join("record"), body).map_err(doing("write the sandbox's record"))?;
+        let config = config(body);
+        let hostname = hostname(config);
+        files::write(dir, config.dns_config.as_ref(), &hostname, &body.ip).map_err(doing("write the pod's files"))?;
+        if !config.log_directory.is_empty() {
+            std::fs::create_dir_all(&config.log_directory).map_err(doing(format!("make {}", config.log_directory)))?;
+        }
+        let door = self.cgroups.create(&pause_cgroup(body), &Limits::pause())?;
+        let link = self.set_up(body, dir, &record, &door, network).await?;
+        Ok((record, link))
+    }
+
+    /// Makes the shim, and tells it what the pod is.
+    async fn set_up(
+        self: &Arc<Self>,
+        body: &SandboxBody,
+        dir: &Path,
+        record: &Record,
+        door: &Door,
+        network: PodNetwork,
+    ) -> Outcome<Arc<Link>> {
+        let listener = link::bind(dir).map_err(doing("bind the pod's socket"))?;
+        let id_and_cookie = id_and_cookie(body);
+        let mut listener = Some(listener);
+        let mut spawn = || {
+            let spawned = listener.take().map_or(Ok(()), |listener| self.spawner.spawn(&id_and_cookie, &listener));
+            spawned.map_err(doing("make a shim"))
+        };
+        let (link, hello) = Link::connect_ahead(dir, &id_and_cookie, self.notices(&body.id)).await?;
+        let half_made = HalfMade(Some(Arc::clone(&link)));
+        let mut of_plugins = None;
+        let attached = match network {
+            PodNetwork::OfNode => None,
+            PodNetwork::Cni(cni::Attached { netns, .. }) => {
+                of_plugins = Some(netns);
+                None
+            }
+            PodNetwork::Ready(attached) => Some(attached),
+            PodNetwork::Promised(mapping, lease) => {
+                spawn()?;
+                Some(self.attach(&link, mapping, lease).await?)
+            }
+        };
+        let reserved = self.open_ports(config(body), attached.as_ref()).await?;
+        let netns = attached.as_ref().map(|attached| &attached.netns).or(of_plugins.as_ref());
+        let plan = self.plan(body, record, door, netns, &reserved)?;
+        let set_up = link.ask(Message { kind: kind::SETUP, ..Message::default() }, plan.fds()).await;
+        spawn()?; // only now, where it can be: so it finds all that it needs
+        link.answer(hello).await?;
+        link.answer(set_up).await?;
+        half_made.keep();
+        Ok(link)
+    }
+
+    /// What a shim is to make of a pod.
+    fn plan(
+        &self,
+        body: &SandboxBody,
+        record: &Record,
+        door: &Door,
+        netns: Option<&OwnedFd>,
+        host_ports: &[OwnedFd],
+    ) -> Outcome<Sealed> {
+        let config = config(body);
+        let options = namespaces(config);
+        let (own_net, own_ipc) = (!uses_node(options.network), !uses_node(options.ipc));
+        let mut draft = Draft::default();
+        draft.fd(tag::FD_RECORD, record.raw());
+        draft.fd(tag::FD_PAUSE, self.pause.as_raw_fd());
+        draft.door(door);
+        if let Some(netns) = netns {
+            draft.fd(tag::FD_NET, netns.as_raw_fd());
+        }
+        for socket in host_ports {
+            draft.fd(tag::FD_HOST_PORT, socket.as_raw_fd());
+        }
+        draft.flag(tag::OWN_IPC, own_ipc);
+        draft.flag(tag::OWN_UTS, own_net);
+        if own_net {
+            draft.bytes(tag::HOSTNAME, hostname(config));
+        }
+        if own_ipc {
+            draft.bytes(tag::SHM_BYTES, SHM_BYTES.to_string());
+        }
+        let requested = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+        let group_max = Mapping::of(&options)?.map_or(sysctl::GROUP_MAX, |mapping| mapping.groups.count - 1);
+        for assignment in sysctl::assignments(&requested, own_net, own_ipc, group_max)? {
+            draft.bytes(tag::SYSCTL, assignment);
+        }
+        // Its own also where containers have theirs: a container that asks for the pod's never gets the node's.
+        draft.pid_mode(if uses_node(options.pid) { PidMode::Node } else { PidMode::Own });
+        draft.bytes(tag::OOM_SCORE, self.oom_score(PAUSE_OOM_SCORE).to_string());
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let filter = context.map(|context| self.seccomp.of_pause(context)).transpose()?.unwrap_or_default();
+        draft.seccomp(&filter.program, filter.flags);
+        if let Some(context) = context {
+            for (tag, number) in [(tag::USER, &context.run_as_user), (tag::GROUP, &context.run_as_group)] {
+                draft.number(tag, number.as_ref().map_or(Ok(0), |it| user::id(it.value))?.into());
+            }
+            for group in &context.supplemental_groups {
+                draft.number(tag::MORE_GROUP, user::id(*group)?.into());
+            }
+        }
+        draft.seal().map_err(doing("write the plan"))
+    }
+
+    /// Reserves the pod's host ports, and lets them lead to it. The sockets are the shim's to keep.
+    async fn open_ports(&self, config: &PodSandboxConfig, attached: Option<&Attached>) -> Outcome<Vec<OwnedFd>> {
+        let (ports, Some(attached)) = (ports::of(config)?, attached) else { return Ok(Vec::new()) };
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reserved = network::reserve(&ports, attached.second_ip.is_some())?;
+        let (network, ip) = (self.network.clone(), attached.ip);
+        let opened = tokio::task::spawn_blocking(move || network.open_ports(ip, &ports)).await;
+        opened.map_err(|error| doing("open the host ports")(io::Error::other(error)))??;
+        Ok(reserved)
+    }
+
+    fn admit_sandbox(self: &Arc<Self>, body: SandboxBody, record: Record, dir: PathBuf, link: &Arc<Link>) -> String {
+        let id = body.id.clone();
+        let life = Life { link: Some(Arc::clone(link)), is_ready: true, ..Life::default() };
+        let sandbox = Sandbox::new(body, record, dir, life);
+        self.table().sandboxes.insert(id.clone(), Arc::clone(&sandbox));
+        self.tell(&sandbox, &id, ContainerEventType::ContainerCreatedEvent);
+        self.tell(&sandbox, &id, ContainerEventType::ContainerStartedEvent);
+        // What was told before anyone knew the sandbox.
+        if sandbox.record.slot(Place::Exit).is_some() {
+            self.notice(&id, Notice::PauseExited);
+        }
+        if link.is_gone() {
+            self.notice(&id, Notice::Gone);
+        }
+        id
+    }
+
+    /// Removes what a failed request, or one that no daemon committed, left behind.
+    pub(super) async fn undo_sandbox(&self, body: &SandboxBody, dir: &Path) {
+        if let Err(error) = self.cgroups.remove(&pause_cgroup(body)).await {
+            tracing::warn!(sandbox = %body.id, %error, "cannot remove the cgroup of a sandbox that was not made");
+        }
+        self.cgroups.remove_if_empty(&body.cgroup);
+        self.release_address(body);
+        if let Err(error) = self.cni.detach(&body.id).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(sandbox = %body.id, error, "cannot detach the CNI network of a sandbox that was not made");
+        }
+        if let Err(error) = remove_dir(dir).await {
+            tracing::warn!(sandbox = %body.id, %error, "cannot remove the directory of a sandbox that was not made");
+        }
+    }
+
+    pub(super) fn release_address(&self, body: &SandboxBody) {
+        // Without a veth it is an address that plugins gave.
+        if let (Ok(ip), false) = (body.ip.parse(), body.veth.is_empty()) {
+            self.network.release(ip, &body.veth);
+        }
+    }
+
+    /// What to do with what a shim tells. It comes from the connection's task, in order.
+    pub(super) fn notices(self: &Arc<Self>, id: &str) -> impl Fn(Notice) + Send + Sync + 'static {
+        let (runtime, id) = (Arc::downgrade(self), id.to_owned());
+        move |notice| {
+            if let Some(runtime) = runtime.upgrade() {
+                runtime.notice(&id, notice);
+            }
+        }
+    }
+
+    pub(super) fn notice(self: &Arc<Self>, id: &str, notice: Notice) {
+        let Ok(sandbox) = self.sandbox(id) else { return };
+        match notice {
+            Notice::Exited(container) => {
+                if let Ok(container) = self.container(&container) {
+                    self.refresh(&container);
+                }
+            }
+            Notice::PauseExited => self.sandbox_died(&sandbox),
+            Notice::Gone => {
+                let runtime = Arc::clone(self);
+                tokio::spawn(async move { runtime.shim_died(&sandbox).await });
+            }
+        }
+    }
+
+    fn sandbox_died(&self, sandbox: &Sandbox) {
+        let was_ready = std::mem::take(&mut lock(&sandbox.life).is_ready);
+        if was_ready {
+            tracing::info!(sandbox = %sandbox.body.id, "pause is dead, the sandbox is not ready");
+            self.tell(sandbox, &sandbox.body.id, ContainerEventType::ContainerStoppedEvent);
+        }
+    }
+
+    /// A dead shim has taken its children along; what escaped dies by its cgroup. Then nothing of the sandbox runs.
+    pub(super) async fn shim_died(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        if lock(&sandbox.life).is_stopping {
+            return;
+        }
+        for container in self.containers_of(&sandbox.body.id) {
+            if container.is_running() {
+                self.lose_container(&container).await;
+            }
+        }
+        if let Err(error) = self.cgroups.remove(&sandbox.pause_cgroup()).await {
+            tracing::warn!(sandbox = %sandbox.body.id, %error, "cannot end what a dead shim left");
+        }
+        if sandbox.record.slot(Place::Exit).is_none() {
+            let slot = Slot { time: now(), code: 255, flags: FLAG_UNKNOWN, ..Slot::default() };
+            if let Err(error) = sandbox.record.commit(Place::Exit, &slot) {
+                tracing::warn!(sandbox = %sandbox.body.id, %error, "cannot write the sandbox's record");
+            }
+        }
+        lock(&sandbox.life).link = None;
+        self.sandbox_died(sandbox);
+    }
+
+    /// Kills all, gives the address back. Again and again is fine.
+    pub(crate) async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Outcome<()> {
+        let _turn = sandbox.ending.lock().await;
+        let link = {
+            let mut life = lock(&sandbox.life);
+            life.is_stopping = true;
+            life.link.take()
+        };
+        let containers = self.containers_of(&sandbox.body.id);
+        if let Some(link) = link.filter(|link| !link.is_gone()) {
+            let request = link.request(Message { kind: kind::SHUTDOWN, ..Message::default() }, &[]);
+            match tokio::time::timeout(SHUTDOWN, request).await {
+                Ok(Ok(_)) => {}
+                _ => tracing::warn!(sandbox = %sandbox.body.id, "the shim did not shut down, its cgroups are killed"),
+            }
+        }
+        for container in &containers {
+            self.refresh(container);
+            if container.is_running() {
+                self.lose_container(container).await;
+            }
+            self.cgroups.remove(&container.cgroup(sandbox)).await?;
+        }
+        self.cgroups.remove(&sandbox.pause_cgroup()).await?;
+        // Before it counts as stopped: what a plugin refuses now is asked for again.
+        self.cni.detach(&sandbox.body.id).await?;
+        if sandbox.record.slot(Place::Daemon).is_none() {
+            let slot = Slot { time: now(), ..Slot::default() };
+            sandbox.record.commit(Place::Daemon, &slot).map_err(doing("write the sandbox's record"))?;
+        }
+        let must_release = {
+            let mut life = lock(&sandbox.life);
+            !std::mem::replace(&mut life.is_released, true)
+        };
+        if must_release {
+            self.release_address(&sandbox.body);
+        }
+        self.sandbox_died(sandbox);
+        Ok(())
+    }
+
+    /// Stops it, and forgets it with its containers.
+    pub(crate) async fn remove_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Outcome<()> {
+        self.stop_sandbox(sandbox).await?;
+        let _turn = sandbox.ending.lock().await;
+        for container in self.containers_of(&sandbox.body.id) {
+            self.remove_container(&container).await?;
+        }
+        self.cgroups.remove_if_empty(&sandbox.body.cgroup);
+        if sandbox.body.handler.is_some() {
+            self.cgroups.remove_of_others(&sandbox.body.cgroup);
+        }
+        remove_dir(&sandbox.dir).await.map_err(doing("remove the sandbox's directory"))?;
+        if self.sandbox(&sandbox.body.id).is_ok() {
+            self.tell(sandbox, &sandbox.body.id, ContainerEventType::ContainerDeletedEvent);
+            self.table().sandboxes.remove(&sandbox.body.id);
+        }
+        Ok(())
+    }
+
+    /// What the node can set: without CAP_SYS_RESOURCE the daemon's own score is the least.
+    pub(super) fn oom_score(&self, wanted: i32) -> i32 {
+        if self.can_lower_oom_score { wanted } else { wanted.max(0) }
+    }
+}
+
+/// Removes a directory and all in it, off the async workers. One that is gone is fine.
+pub(super) async fn remove_dir(dir: &Path) -> io::Result<()> {
+    let dir = dir.to_owned();
+    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    });
+    removed.await.map_err(io::Error::other)?
+}

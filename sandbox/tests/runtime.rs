@@ -1,0 +1,14 @@
+//! Pods on a real kernel: the daemon as a process of its own, killed and started again.
+
+mod accounts;
+mod cni;
+mod death;
+mod handlers;
+pub(crate) mod host;
+mod image_volume;
+mod isolation;
+mod life;
+mod measure;
+mod ports;
+mod streams;
+mod user_namespaces;

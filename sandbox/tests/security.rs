@@ -1,0 +1,11 @@
+//! The flaw classes of container runtimes, each with the test that shows its defence. docs/SECURITY.md lists them.
+
+mod cgroups;
+mod context;
+mod descriptors;
+mod hostile_image;
+mod identity;
+mod kernel_views;
+mod mounts;
+mod processes;
+mod seccomp;

@@ -1,0 +1,159 @@
+//! What the leader itself costs: pods applied, bound and reported as running, on a store that acknowledges at once.
+//! Whatever the bus and nats-server cost comes on top.
+//!
+//! `leader [PODS [NODES]]`
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and ends where it cannot go on")]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+use podbus_common::api::LeaseTerm;
+use podbus_common::model::Timestamp;
+use podbus_common::proto::{
+    Assignment, ContainerState, ContainerStatus, NodeDescription, PodReport, SandboxState, SandboxStatus,
+    StatusRequest, SyncRequest, Term,
+};
+use podbus_common::subject::{self, Verb};
+use podbus_scheduler_leader::{Cluster, Input, Leader, Lineage, Now, Output, Settings, Start, Step, Writing};
+use prost::Message as _;
+use serde_json::json;
+
+/// Pods in one report of a node.
+const REPORT_PODS: usize = 16;
+
+struct Bench {
+    leader: Leader,
+    revision: u64,
+    writes: u64,
+    /// By node: pods that were assigned and not reported yet.
+    assigned: BTreeMap<String, Vec<PodReport>>,
+}
+
+impl Bench {
+    fn hear(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            self.leader.handle(input, now()).unwrap();
+            for output in self.leader.outputs() {
+                match output {
+                    Output::Write { object, writes } => {
+                        let mut writing = Writing::new(1, writes);
+                        while let Some(step) = writing.step() {
+                            assert!(matches!(step, Step::Write { .. }), "nobody else writes");
+                            (self.revision, self.writes) = (self.revision + 1, self.writes + 1);
+                            writing.wrote(Ok(self.revision));
+                        }
+                        inputs.push(Input::Written { object, outcome: writing.finish() });
+                    }
+                    Output::Send { subject, payload } if subject.ends_with(".assign") => self.assign(&subject, payload),
+                    Output::Answer(_, answer) => assert!(answer.is_ok(), "{answer:?}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn assign(&mut self, subject: &str, payload: Bytes) {
+        let node = subject.split('.').nth(2).unwrap().to_owned();
+        let reports = Assignment::decode(payload).unwrap().assigned.into_iter().map(|pod| PodReport {
+            uid: pod.uid,
+            generation: pod.generation,
+            sequence: 1,
+            sandbox: Some(SandboxStatus {
+                state: SandboxState::SandboxReady.into(),
+                ip: "10.0.0.1".into(),
+                ..Default::default()
+            }),
+            containers: vec![ContainerStatus {
+                name: "main".into(),
+                state: ContainerState::ContainerRunning.into(),
+                id: "c".into(),
+                ready: true,
+                started: true,
+                ..Default::default()
+            }],
+            start_time_ms: 1,
+            ..Default::default()
+        });
+        self.assigned.entry(node).or_default().extend(reports);
+    }
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), wall: Timestamp::from_unix_ms(1_700_000_000_000) }
+}
+
+fn main() {
+    let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let (pods, nodes) = (numbers.first().copied().unwrap_or(100_000), numbers.get(1).copied().unwrap_or(1_000));
+    let term = Term { epoch: 1, nonce: "n".into() };
+    let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0 }], 1);
+    let start = Start { cluster: Cluster::default(), term, lineage, proven: false, remembered: None };
+    let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
+    let leader = Leader::new(start, "control".into(), settings, [7; 32], now());
+    let mut bench = Bench { leader, revision: 1, writes: 0, assigned: BTreeMap::new() };
+    for node in 0..nodes {
+        bench.hear(register(&format!("node-{node}")));
+    }
+    let before = resident_bytes();
+    let requests: Vec<_> = (0..pods).map(apply).collect();
+
+    let began = Instant::now();
+    for (call, payload) in (1..).zip(requests) {
+        bench.hear(Input::Call { call, subject: subject::api(Some("default"), "pods", Verb::Apply), payload });
+    }
+    let applied = began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let mut running = 0;
+    for (node, reports) in std::mem::take(&mut bench.assigned) {
+        for chunk in reports.chunks(REPORT_PODS) {
+            running += chunk.len();
+            let request =
+                StatusRequest { node: node.clone(), agent_epoch: 1, pods: chunk.to_vec(), ..Default::default() };
+            bench.hear(Input::Status { request: Box::new(request), reply: "reply".into() });
+        }
+    }
+    let folded = began.elapsed().as_secs_f64();
+    assert_eq!(running, pods, "each pod was assigned once");
+    let rate = |seconds: f64| f64::from(u32::try_from(pods).unwrap()) / seconds;
+    println!("leader alone, {nodes} nodes, {pods} pods, {} writes", bench.writes);
+    println!("  applied and bound   {:>9.0} pods/s", rate(applied));
+    println!("  running, folded     {:>9.0} pods/s", rate(folded));
+    println!("  both                {:>9.0} pods/s", rate(applied + folded));
+    let grown = resident_bytes().saturating_sub(before);
+    println!("  memory a pod        {:>9} bytes", grown / u64::try_from(pods).unwrap());
+}
+
+fn register(node: &str) -> Input {
+    let amounts = [("cpu", "320"), ("memory", "1280Gi"), ("pods", "2000")];
+    let amounts: BTreeMap<_, _> = amounts.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let description = NodeDescription { capacity: amounts.clone(), allocatable: amounts, ..Default::default() };
+    let request = SyncRequest {
+        node: node.to_owned(),
+        node_id: node.to_owned(),
+        instance: "i".into(),
+        description: Some(description),
+        last_page: true,
+        ..Default::default()
+    };
+    Input::Sync { request: Box::new(request), reply: "reply".into() }
+}
+
+fn apply(number: usize) -> Bytes {
+    let requests = json!({"cpu": "100m", "memory": "500Mi"});
+    let container = json!({"name": "main", "image": "localhost/busybox:1", "command": ["sleep", "3600"],
+                           "resources": {"requests": requests}});
+    let object = json!({"apiVersion": "v1", "kind": "Pod",
+                        "metadata": {"name": format!("pod-{number}"), "labels": {"app": "bench"}},
+                        "spec": {"containers": [container]}});
+    serde_json::to_vec(&json!({"object": object})).unwrap().into()
+}
+
+/// Of this process (`VmRSS`).
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}

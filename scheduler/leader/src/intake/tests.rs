@@ -1,0 +1,98 @@
+use serde_json::json;
+
+use super::*;
+
+fn request(object: &Value) -> Vec<u8> {
+    serde_json::to_vec(&json!({"object": object})).unwrap()
+}
+
+fn manifest() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
+        "spec": {"containers": [{"name": "c", "image": "busybox:1"}]}
+    })
+}
+
+fn created(manifest: &Value, toleration_seconds: i64) -> Arc<Pod> {
+    let asked = read(Some("default"), &request(manifest), || 0).unwrap();
+    Arc::new(create(&asked.pod, "u".into(), toleration_seconds, Timestamp::from_unix_ms(1_000)).unwrap())
+}
+
+fn updated(stored: &Arc<Pod>, manifest: &Value, toleration_seconds: i64) -> Plan {
+    let asked = read(Some("default"), &request(manifest), || 0).unwrap();
+    plan_update(1, stored, &asked, toleration_seconds)
+}
+
+fn result_of(plan: &Plan) -> Option<ApplyResult> {
+    plan.effects.iter().find_map(|effect| match effect {
+        Effect::AnswerApplied(_, result, _) => Some(*result),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_only_the_server_says_is_not_taken_from_a_manifest() {
+    let mut manifest = manifest();
+    manifest["metadata"]["uid"] = json!("mine");
+    manifest["metadata"]["resourceVersion"] = json!("7");
+    manifest["status"] = json!({"phase": "Running"});
+    let pod = created(&manifest, 300);
+    assert_eq!((pod.metadata.uid.as_str(), pod.metadata.resource_version.as_str()), ("u", ""));
+    assert_eq!(pod.status, None);
+    assert_eq!(pod.metadata.generation, 1);
+}
+
+#[test]
+fn a_name_is_generated_from_a_prefix() {
+    let mut manifest = manifest();
+    manifest["metadata"] = json!({"generateName": "web-"});
+    let mut next = 0..;
+    let asked = read(Some("default"), &request(&manifest), || next.next().unwrap()).unwrap();
+    assert_eq!(asked.pod.metadata.name, "web-bcdfg");
+}
+
+#[test]
+fn a_manifest_of_another_namespace_or_kind_is_refused() {
+    let mut elsewhere = manifest();
+    elsewhere["metadata"]["namespace"] = json!("other");
+    assert_eq!(read(Some("default"), &request(&elsewhere), || 0).unwrap_err().code, 400);
+    assert_eq!(read(None, &request(&manifest()), || 0).unwrap_err().code, 400);
+    let mut service = manifest();
+    service["kind"] = json!("Service");
+    assert_eq!(read(Some("default"), &request(&service), || 0).unwrap_err().code, 400);
+}
+
+#[test]
+fn the_same_manifest_changes_nothing_whatever_this_scheduler_would_fill_in() {
+    let stored = created(&manifest(), 300);
+    for toleration_seconds in [300, 5] {
+        let plan = updated(&stored, &manifest(), toleration_seconds);
+        assert_eq!((plan.writes.len(), result_of(&plan)), (0, Some(ApplyResult::Unchanged)));
+    }
+}
+
+#[test]
+fn a_new_label_is_no_new_generation_and_a_new_image_is() {
+    let stored = created(&manifest(), 300);
+    let mut labelled = manifest();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    let mut other_image = manifest();
+    other_image["spec"]["containers"][0]["image"] = json!("busybox:2");
+    for (manifest, generation) in [(labelled, 1), (other_image, 2)] {
+        let plan = updated(&stored, &manifest, 300);
+        let [Write { record: Some(Record::Pod(pod)), .. }] = &plan.writes[..] else { panic!("{plan:?}") };
+        assert_eq!((pod.metadata.generation, result_of(&plan)), (generation, Some(ApplyResult::Configured)));
+    }
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let stored = created(&manifest(), 300);
+    let mut labelled = manifest();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    let payload = serde_json::to_vec(&json!({"object": labelled, "dryRun": true})).unwrap();
+    let asked = read(Some("default"), &payload, || 0).unwrap();
+    let plan = plan_update(1, &stored, &asked, 300);
+    assert!(plan.writes.is_empty());
+    assert!(matches!(&plan.effects[..], [Effect::Answer(1, Ok(_))]));
+}

@@ -1,0 +1,375 @@
+//! The leader: takes inputs one by one, lets plain functions decide, hands writes out, and lets effects follow once
+//! those are acknowledged.
+
+mod effects;
+mod forecast;
+mod hear;
+mod ops;
+mod recover;
+mod tick;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podbus_common::api::Status;
+use podbus_common::proto::{HeldPod, PodAck, SyncRequest, Term};
+use podbus_scheduler_core::Scheduler;
+use serde_json::Value;
+
+use crate::cluster::{Cluster, PodName};
+use crate::events::Recorder;
+use crate::health::Health;
+use crate::input::{Input, Now};
+use crate::lease::LeaseLost;
+use crate::lineage::Lineage;
+use crate::output::Output;
+use crate::plan::{BatchId, CallId, Effect, Object, Write};
+use crate::query;
+use crate::random::Random;
+use crate::watch::{Outgoing, Shown, Watches};
+use crate::writing::Written;
+
+use ops::Op;
+use recover::Recovery;
+
+/// How often time passes for the leader.
+pub const TICK_EVERY: Duration = Duration::from_millis(250);
+/// Waiting pods that are decided on at once.
+const DECISIONS_MAX: usize = 256;
+
+/// Decisions that wait for one object; clients beyond that come back later.
+const WAITING_MAX: usize = 1_000;
+
+/// What a person chose.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long pods bear a lost node, unless they say so themselves.
+    pub toleration_seconds: i64,
+    /// Weights and profiles.
+    pub scheduling: podbus_scheduler_core::Config,
+}
+
+/// What a term begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// All that is stored, up to the write that took the lease.
+    pub cluster: Cluster,
+    /// Its own.
+    pub term: Term,
+    /// The terms before it, and its own.
+    pub lineage: Lineage,
+    /// This process followed the store without a gap before it took the lease: nothing that was acknowledged can be
+    /// missing. All else is a cold start.
+    pub proven: bool,
+    /// The store went back in time since this process knew this.
+    pub remembered: Option<Cluster>,
+}
+
+/// See the crate.
+pub struct Leader {
+    term: Term,
+    lineage: Lineage,
+    proven: bool,
+    /// The store is being rebuilt.
+    recovery: Option<Recovery>,
+    /// Nodes whose inventory was taken in this term: what they saw before counts no longer.
+    taken_stock: HashSet<String>,
+    settings: Settings,
+    cluster: Cluster,
+    core: Scheduler,
+    health: Health,
+    watches: Watches,
+    recorder: Recorder,
+    random: Random,
+    /// Of the input that is handled.
+    now: Now,
+    outputs: Vec<Output>,
+    /// Registrations under way: who asked, and where the answer goes.
+    registrations: HashMap<CallId, (String, Arc<SyncRequest>)>,
+    registrations_last: CallId,
+    /// Pages of what agents hold, until the last one is there; by node.
+    pages: HashMap<String, Vec<HeldPod>>,
+    batches: HashMap<BatchId, Batch>,
+    batches_last: BatchId,
+    /// Objects with writes under way.
+    busy: HashMap<Object, Busy>,
+    /// For each of them the highest revision that was known when it began: what it writes is newer.
+    began: BTreeMap<u64, usize>,
+    /// New pods that wait and whose first write is under way, by UID.
+    creating: HashMap<String, PodName>,
+    /// Where watchers say that they are there.
+    control: String,
+    began_at: Instant,
+    ticks: u64,
+    /// What the revision was at moments past, oldest first: markers are compacted by age.
+    ages: VecDeque<(Instant, u64)>,
+    /// Nothing is replaced because most nodes fell silent together; that was said.
+    held_back: bool,
+}
+
+/// A status request whose pods are not all decided on.
+struct Batch {
+    reply: String,
+    waiting: usize,
+    acks: Vec<PodAck>,
+}
+
+/// An object with writes under way.
+struct Busy {
+    op: Op,
+    effects: Vec<Effect>,
+    began: u64,
+    /// What comes next, in order.
+    waiting: VecDeque<Op>,
+}
+
+impl Leader {
+    /// Begins a term. `control` is the prefix of the subjects that watchers speak to; `seed`
+    /// is what UIDs and generated names are made of, and must never have been used before.
+    pub fn new(start: Start, control: String, settings: Settings, seed: [u8; 32], now: Now) -> Self {
+        let Start { cluster, term, lineage, proven, remembered } = start;
+        let mut leader = Self {
+            lineage,
+            proven,
+            recovery: None,
+            taken_stock: HashSet::new(),
+            watches: Watches::new(cluster.revision()),
+            health: Health::new(now.instant),
+            core: Scheduler::new(settings.scheduling.clone()),
+            recorder: Recorder::default(),
+            random: Random::new(seed),
+            now,
+            outputs: Vec::new(),
+            registrations: HashMap::new(),
+            registrations_last: 0,
+            pages: HashMap::new(),
+            batches: HashMap::new(),
+            batches_last: 0,
+            busy: HashMap::new(),
+            began: BTreeMap::new(),
+            creating: HashMap::new(),
+            began_at: now.instant,
+            ticks: 0,
+            ages: VecDeque::new(),
+            held_back: false,
+            term,
+            settings,
+            cluster,
+            control,
+        };
+        match remembered {
+            Some(remembered) => leader.begin_recovery("The store went back in time, or was lost", Some(&remembered)),
+            None => leader.begin(),
+        }
+        leader.decide();
+        leader
+    }
+
+    /// What it wants done, in order.
+    pub fn outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// What is stored, as far as it was acknowledged: what its memory holds when its term ends.
+    pub fn into_cluster(self) -> Cluster {
+        self.cluster
+    }
+
+    /// Takes an input in.
+    ///
+    /// # Errors
+    /// When the term must end.
+    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), LeaseLost> {
+        self.now = now;
+        match input {
+            Input::Call { call, subject, payload } => self.hear_call(call, &subject, &payload),
+            Input::Sync { request, reply } => self.hear_sync(*request, reply),
+            Input::Status { request, reply } => self.hear_status(*request, reply),
+            Input::Heartbeat(heartbeat) => self.hear_heartbeat(&heartbeat)?,
+            Input::Watcher { watch, leaves } => self.watches.heard(watch, leaves, now.instant),
+            Input::Written { object, outcome } => self.hear_written(&object, outcome),
+            Input::Compacted { key, revision } => self.cluster.forget_marker(&key, revision),
+            Input::Tick { connected } => self.tick(connected),
+            Input::Resumed => self.health.listen_anew(now.instant),
+        }
+        self.decide();
+        Ok(())
+    }
+
+    /// What follows from what was loaded.
+    fn begin(&mut self) {
+        for (_, record) in self.cluster.nodes() {
+            self.core.upsert_node(crate::binding::core_node(&record.node));
+        }
+        for (name, pod) in self.cluster.pods() {
+            let over = self.cluster.status(name).is_some_and(|status| status.status.phase.is_terminal());
+            if !pod.spec.node_name.is_empty() && !over {
+                self.core.assume(&pod.metadata.uid, &pod.spec.node_name, &crate::binding::spec(pod));
+                if pod.metadata.deletion_timestamp.is_some() {
+                    self.core.set_terminating(&pod.metadata.uid);
+                }
+            } else if let Some(pending) = crate::binding::pending(pod).filter(|_| pod.spec.node_name.is_empty()) {
+                self.core.enqueue(&pending);
+            }
+        }
+        let removals: Vec<_> = self.cluster.removals().cloned().collect();
+        for removal in removals {
+            if self.cluster.name_of(&removal.uid).is_some() {
+                // Its pod was not replaced after all: that write never came.
+                let object = Object::Removal { node: removal.node.clone(), uid: removal.uid.clone() };
+                self.submit(object, Op::Drop);
+            } else {
+                self.core.assume(&removal.uid, &removal.node, &removal.spec());
+            }
+        }
+        let orphans: Vec<_> = self.cluster.orphaned_statuses().cloned().collect();
+        for name in orphans {
+            self.submit(Object::Pod(name), Op::Drop);
+        }
+    }
+
+    /// Places pods that wait, as far as there is room.
+    fn decide(&mut self) {
+        if self.recovers() {
+            return self.recover();
+        }
+        while self.core.active_len() > 0 {
+            for decision in self.core.schedule(DECISIONS_MAX, self.now_ms()) {
+                self.submit_decision(decision);
+            }
+        }
+    }
+
+    /// The core's clock.
+    fn now_ms(&self) -> u64 {
+        u64::try_from((self.now.instant - self.began_at).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The last revision that was applied in order: a write under way may have a lower one than what is known.
+    fn applied(&self) -> u64 {
+        self.began.keys().next().copied().unwrap_or_else(|| self.cluster.revision())
+    }
+}
+
+// === What leaves ===
+
+impl Leader {
+    fn answer(&mut self, call: CallId, result: Result<Value, Status>) {
+        self.outputs.push(Output::Answer(call, result));
+    }
+
+    fn send(&mut self, subject: String, message: &impl prost::Message) {
+        self.outputs.push(Output::Send { subject, payload: message.encode_to_vec().into() });
+    }
+
+    fn tell(&mut self, message: Outgoing) {
+        self.outputs.push(Output::Watch(message));
+    }
+}
+
+// === One object, one decision at a time ===
+
+impl Leader {
+    /// Decides `op`, now or after what is under way.
+    fn submit(&mut self, object: Object, op: Op) {
+        if let Some(busy) = self.busy.get_mut(&object) {
+            match op {
+                Op::Apply { call, .. } | Op::Delete { call, .. } if busy.waiting.len() >= WAITING_MAX => {
+                    let refused = query::unavailable("too many requests wait for this object");
+                    self.answer(call, Err(refused));
+                }
+                op => busy.waiting.push_back(op),
+            }
+            return;
+        }
+        let plan = self.plan(&object, &op);
+        let writes = self.expecting(plan.writes);
+        if writes.is_empty() {
+            return self.carry_out(plan.effects);
+        }
+        let began = self.cluster.revision();
+        *self.began.entry(began).or_default() += 1;
+        self.busy.insert(object.clone(), Busy { op, effects: plan.effects, began, waiting: VecDeque::new() });
+        self.outputs.push(Output::Write { object, writes });
+    }
+
+    /// Writes with the revision that each expects; a purge of what is not there is none.
+    fn expecting(&self, writes: Vec<Write>) -> Vec<(Write, u64)> {
+        let mut expecting: Vec<(Write, u64)> = Vec::new();
+        for write in writes {
+            let there = self.cluster.holds(&write.key) || expecting.iter().any(|(earlier, _)| earlier.key == write.key);
+            if write.record.is_some() || there {
+                let expected = self.cluster.revision_of(&write.key);
+                expecting.push((write, expected));
+            }
+        }
+        expecting
+    }
+
+    fn hear_written(&mut self, object: &Object, outcome: Written) {
+        let Some(busy) = self.busy.remove(object) else { return };
+        if let Some(count) = self.began.get_mut(&busy.began) {
+            *count -= 1;
+            if *count == 0 {
+                self.began.remove(&busy.began);
+            }
+        }
+        let before = self.shown(object);
+        let gone_at = outcome.acked.iter().map(|(_, revision)| *revision).min().unwrap_or(0);
+        for (write, revision) in outcome.acked {
+            self.cluster.apply(&write.key, write.record, revision);
+        }
+        let conflict = outcome.conflict.is_some();
+        for (key, record, revision) in outcome.conflict.into_iter().flatten() {
+            self.cluster.apply(&key, record, revision);
+        }
+        self.tell_watchers(object, before, gone_at);
+        if conflict {
+            tracing::warn!(?object, "another writer changed what was about to be written; deciding again");
+            self.repair(object, &busy.op);
+        } else {
+            self.carry_out(busy.effects);
+        }
+        for op in busy.waiting {
+            self.submit(object.clone(), op);
+        }
+    }
+
+    /// After a foreign write: what was assumed is void, and what is there now counts.
+    fn repair(&mut self, object: &Object, op: &Op) {
+        if let (Some(uid), Object::Pod(name)) = (op.assumed_uid(), object) {
+            self.core.release(&uid);
+            self.core.dequeue(&uid);
+            self.creating.remove(&uid);
+            if let Some(pod) = self.cluster.pod(name).cloned() {
+                if pod.spec.node_name.is_empty() {
+                    self.enqueue(&pod);
+                } else {
+                    self.core.assume(&pod.metadata.uid, &pod.spec.node_name, &crate::binding::spec(&pod));
+                }
+            }
+        }
+        if !matches!(op, Op::Bind { .. } | Op::Unschedulable { .. }) {
+            self.submit(object.clone(), op.clone());
+        }
+    }
+
+    fn shown(&self, object: &Object) -> Option<Shown> {
+        match object {
+            Object::Pod(name) => self.cluster.seen_pod(name).map(Shown::Pod),
+            Object::Node(name) => self.cluster.node(name).map(|record| {
+                Shown::Node(Arc::clone(record), self.cluster.revision_of(&podbus_common::subject::node_key(name)))
+            }),
+            Object::Removal { .. } => None,
+        }
+    }
+
+    fn tell_watchers(&mut self, object: &Object, before: Option<Shown>, gone_at: u64) {
+        let after = self.shown(object);
+        let revision = after.as_ref().map_or(gone_at, Shown::revision);
+        for message in self.watches.changed(revision, before, after) {
+            self.tell(message);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Carrying out what follows from a decision, once it is durable.
+
+use podbus_common::model::Event;
+use podbus_common::proto::{Assignment, PodAck, Removal, StatusReply};
+use podbus_common::subject::{self, removal_key};
+
+use super::Leader;
+use super::ops::Op;
+use crate::cluster::PodName;
+use crate::output::Output;
+use crate::plan::{BatchId, CallId, Effect, Object};
+use crate::{binding, intake, nodes, query, sync};
+
+impl Leader {
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.carry_out_one(effect);
+        }
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer(call, result) => self.answer(call, result),
+            Effect::AnswerPod(call, name) => {
+                let pod = self.cluster.shown_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
+                self.answer(call, pod.and_then(|pod| query::to_value(&pod)));
+            }
+            Effect::AnswerApplied(call, result, name) => {
+                let pod = self.cluster.shown_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
+                self.answer(call, pod.and_then(|pod| intake::reply(result, &pod)));
+            }
+            Effect::Ack(batch, ack) => self.ack(batch, ack),
+            Effect::Assign(name) => self.assign(&name),
+            Effect::AssignRemoval { node, removal } => self.assign_removal(&node, removal),
+            Effect::Publish(event) => self.publish(*event),
+            Effect::Release { uid } => self.core.release(&uid),
+            Effect::Dequeue { uid } => self.core.dequeue(&uid),
+            Effect::Enqueue(pod) => self.enqueue(&pod),
+            Effect::NodeChanged { node } => self.node_changed(&node),
+            Effect::Registered { call, node } => self.answer_registration(call, &node),
+        }
+    }
+
+    pub(super) fn publish(&mut self, event: Event) {
+        let event = self.recorder.record(event);
+        self.outputs.push(Output::Publish(Box::new(event)));
+    }
+
+    fn ack(&mut self, id: BatchId, ack: PodAck) {
+        let Some(batch) = self.batches.get_mut(&id) else { return };
+        batch.acks.push(ack);
+        batch.waiting -= 1;
+        if batch.waiting == 0
+            && let Some(batch) = self.batches.remove(&id)
+        {
+            let reply = StatusReply { term: Some(self.term.clone()), acks: batch.acks, retry_after_ms: 0 };
+            self.send(batch.reply, &reply);
+        }
+    }
+
+    fn assign(&mut self, name: &PodName) {
+        let Some(pod) = self.cluster.pod(name).cloned() else { return };
+        self.creating.remove(&pod.metadata.uid);
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.core.set_terminating(&pod.metadata.uid);
+        }
+        let assigned = vec![sync::assigned(&self.cluster, &pod)];
+        self.send_assignment(&pod.spec.node_name, Assignment { assigned, ..Default::default() });
+    }
+
+    pub(super) fn assign_removal(&mut self, node: &str, removal: Removal) {
+        let revision = self.cluster.revision_of(&removal_key(node, &removal.uid));
+        let removed = vec![Removal { revision, ..removal }];
+        self.send_assignment(node, Assignment { removed, ..Default::default() });
+    }
+
+    /// An assignment to a node that never registered is not sent: it syncs when it does.
+    fn send_assignment(&mut self, node: &str, assignment: Assignment) {
+        let Some(record) = self.cluster.node(node) else { return };
+        let agent_epoch = record.agent.epoch;
+        let counter = self.health.next_counter(node, self.now.instant);
+        let assignment = Assignment { term: Some(self.term.clone()), agent_epoch, counter, ..assignment };
+        self.send(subject::assign(node), &assignment);
+    }
+
+    /// Tells an agent to sync; nothing new is assigned by it.
+    pub(super) fn nudge(&mut self, node: &str, agent_epoch: u64) {
+        let counter = self.health.counter(node);
+        let assignment =
+            Assignment { term: Some(self.term.clone()), agent_epoch, counter, nudge: true, ..Default::default() };
+        self.send(subject::assign(node), &assignment);
+    }
+
+    fn node_changed(&mut self, node: &str) {
+        let Some(record) = self.cluster.node(node).cloned() else { return };
+        self.core.upsert_node(binding::core_node(&record.node));
+        if nodes::is_ready(&record.node) {
+            return;
+        }
+        let names: Vec<_> = self.cluster.pods_on(node).map(|pod| PodName::of(pod)).collect();
+        for name in names {
+            self.submit(Object::Pod(name), Op::NodeLost);
+        }
+    }
+
+    fn answer_registration(&mut self, call: CallId, node: &str) {
+        let Some((reply, request)) = self.registrations.remove(&call) else { return };
+        self.health.heard(node, &request.instance, self.now.instant);
+        let held = self.pages.remove(node).unwrap_or_default();
+        self.answer_sync(node, &held, reply, true);
+    }
+}

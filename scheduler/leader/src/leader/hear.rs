@@ -1,0 +1,276 @@
+//! Taking in what clients and nodes say.
+
+use std::sync::Arc;
+
+use podbus_common::api::{DeleteRequest, GetRequest, ListRequest, Status, WatchReply, WatchRequest};
+use podbus_common::model::PodCondition;
+use podbus_common::proto::{
+    Heartbeat, HeldPod, PodAck, Refusal, StatusReply, StatusRequest, SyncReply, SyncRequest, pod_ack, refusal,
+};
+use podbus_common::subject::{self, Verb};
+use podbus_common::{digest, fold};
+use serde_json::Value;
+
+use super::ops::Op;
+use super::recover::{REBUILDING, RETRY_AFTER_MS};
+use super::{Batch, Leader};
+use crate::cluster::PodName;
+use crate::lease::LeaseLost;
+use crate::nodes::{self, Readiness};
+use crate::plan::{CallId, Object};
+use crate::query::{self, Resource};
+use crate::status::{self, Reported};
+use crate::watch::Shown;
+use crate::{events, intake, sync};
+
+/// So many names are generated until one is free.
+const GENERATED_NAMES_MAX: usize = 8;
+/// Pods that one agent may hold.
+const HELD_MAX: usize = 100_000;
+
+// === Clients ===
+
+impl Leader {
+    pub(super) fn hear_call(&mut self, call: CallId, subject: &str, payload: &[u8]) {
+        match self.take_call(call, subject, payload) {
+            Ok(None) => {}
+            Ok(Some(answer)) => self.answer(call, Ok(answer)),
+            Err(status) => self.answer(call, Err(status)),
+        }
+    }
+
+    /// `None`: the answer comes once it is durable.
+    fn take_call(&mut self, call: CallId, subject: &str, payload: &[u8]) -> Result<Option<Value>, Status> {
+        let unknown =
+            || Status::failure(404, "NotFound", format!("the server could not find the requested resource: {subject}"));
+        let (namespace, resource, verb) = subject::parse_api(subject).ok_or_else(unknown)?;
+        let resource = Resource::parse(resource).ok_or_else(unknown)?;
+        if self.recovers() && resource == Resource::Pods {
+            return Err(query::unavailable(REBUILDING));
+        }
+        match (verb, resource) {
+            (Verb::Get, _) => {
+                query::get(&self.cluster, resource, namespace, &query::read::<GetRequest>(payload)?).map(Some)
+            }
+            (Verb::List, _) => {
+                let request: ListRequest = query::read(payload)?;
+                query::list(&self.cluster, resource, namespace, &request, self.applied()).map(Some)
+            }
+            (Verb::Watch, _) => self.take_watch(resource, namespace, &query::read(payload)?).map(Some),
+            (Verb::Apply, Resource::Pods) => {
+                let mut asked = intake::read(namespace, payload, || self.random.number())?;
+                for _ in 0..GENERATED_NAMES_MAX {
+                    if asked.generated && self.cluster.pod(&PodName::of(&asked.pod)).is_some() {
+                        asked = intake::read(namespace, payload, || self.random.number())?;
+                    }
+                }
+                let object = Object::Pod(PodName::of(&asked.pod));
+                let uid = self.random.uid();
+                self.submit(object, Op::Apply { call, asked: Arc::new(asked), uid });
+                Ok(None)
+            }
+            (Verb::Delete, Resource::Pods) => {
+                let request: DeleteRequest = query::read(payload)?;
+                let object = Object::Pod(PodName::new(query::namespace_of(namespace)?, &request.name));
+                self.submit(object, Op::Delete { call, request });
+                Ok(None)
+            }
+            (Verb::Explain, Resource::Pods) => self.explain(namespace, &query::read(payload)?).map(Some),
+            (Verb::Plan, Resource::Pods) => self.plan_pods(namespace, &query::read(payload)?).map(Some),
+            (Verb::Explain | Verb::Plan, Resource::Nodes) => Err(unknown()),
+            (Verb::Apply | Verb::Delete, Resource::Nodes) => Err(Status::failure(
+                405,
+                "MethodNotAllowed",
+                "nodes come and go with their agents: they cannot be changed by hand",
+            )),
+        }
+    }
+
+    fn take_watch(
+        &mut self,
+        resource: Resource,
+        namespace: Option<&str>,
+        request: &WatchRequest,
+    ) -> Result<Value, Status> {
+        let objects: Vec<Object> = match resource {
+            Resource::Pods => self.cluster.pods_after(None).cloned().map(Object::Pod).collect(),
+            Resource::Nodes => self.cluster.nodes().map(|(name, _)| Object::Node(name.clone())).collect(),
+        };
+        let there: Vec<Shown> = objects.iter().filter_map(|object| self.shown(object)).collect();
+        let applied = self.applied();
+        let (watch, messages) =
+            self.watches.open(resource, namespace, request, there.into_iter(), applied, self.now.instant)?;
+        for message in messages {
+            self.tell(message);
+        }
+        query::to_value(&WatchReply { control: format!("{}.{watch}", self.control) })
+    }
+}
+
+// === Nodes ===
+
+impl Leader {
+    pub(super) fn hear_sync(&mut self, request: SyncRequest, reply: String) {
+        let node = request.node.clone();
+        self.hear_marks(&node, [request.mark.as_ref(), request.earlier_mark.as_ref()]);
+        let record = self.cluster.node(&node);
+        if request.agent_epoch == 0 {
+            let other_alive = self.health.other_alive(&node, &request.instance, self.now.instant);
+            if let Some(refusal) = nodes::refuse(&request, record.map(|record| &**record), other_alive) {
+                if refusal.reason() == refusal::Reason::InstanceAlive {
+                    self.health.knocked(&node, self.now.instant);
+                }
+                return self.refuse_sync(reply, refusal);
+            }
+        } else if !self.recovers() && record.is_none_or(|record| record.agent.epoch != request.agent_epoch) {
+            let message = format!("agent epoch {} is not the one of the last registration", request.agent_epoch);
+            let reason = refusal::Reason::AgentEpochStale.into();
+            return self.refuse_sync(reply, Refusal { reason, message });
+        }
+        let pages = self.pages.entry(node.clone()).or_default();
+        if request.page == 0 {
+            pages.clear();
+        }
+        if pages.len() < HELD_MAX {
+            pages.extend(request.held.iter().cloned());
+        }
+        if !request.last_page {
+            return self.send(reply, &SyncReply { term: Some(self.term.clone()), ..Default::default() });
+        }
+        if self.recovers() {
+            self.health.heard(&node, &request.instance, self.now.instant);
+            let held = self.pages.remove(&node).unwrap_or_default();
+            return self.take_stock(&node, &held, request.inventory, reply);
+        }
+        if request.agent_epoch == 0 {
+            self.registrations_last += 1;
+            let (call, request) = (self.registrations_last, Arc::new(request));
+            self.registrations.insert(call, (reply, Arc::clone(&request)));
+            return self.submit(Object::Node(node), Op::Register { call, request });
+        }
+        self.health.heard(&node, &request.instance, self.now.instant);
+        let held = self.pages.remove(&node).unwrap_or_default();
+        let wants_states = self.health.wants_states(&node);
+        self.answer_sync(&node, &held, reply, wants_states);
+    }
+
+    fn refuse_sync(&mut self, reply: String, refusal: Refusal) {
+        let message = SyncReply { term: Some(self.term.clone()), refusal: Some(refusal), ..Default::default() };
+        self.send(reply, &message);
+    }
+
+    /// Answers an agent that holds `held`; what it must remove and does not hold is told too, so that it says `ended`.
+    pub(super) fn answer_sync(&mut self, node: &str, held: &[HeldPod], reply: String, send_all_states: bool) {
+        let Some(record) = self.cluster.node(node) else { return };
+        let (epoch, counter) = (record.agent.epoch, self.health.counter(node));
+        let answer = sync::reply(&self.cluster, &self.lineage, node, held, self.term.clone(), epoch, counter);
+        self.send(reply, &SyncReply { send_all_states, ..answer });
+        for removal in sync::unheld_removals(&self.cluster, node, held) {
+            self.assign_removal(node, removal);
+        }
+    }
+
+    pub(super) fn hear_status(&mut self, request: StatusRequest, reply: String) {
+        if self.recovers() {
+            let term = Some(self.term.clone());
+            return self.send(reply, &StatusReply { term, acks: Vec::new(), retry_after_ms: RETRY_AFTER_MS });
+        }
+        let Some(record) = self.cluster.node(&request.node).cloned() else { return };
+        for event in &request.node_events {
+            self.publish(events::of_node_by_agent(&record.node, event));
+        }
+        if request.agent_epoch != record.agent.epoch || request.pods.is_empty() {
+            let retry =
+                |uid: &String, sequence| PodAck { uid: uid.clone(), sequence, kind: pod_ack::Kind::Retry.into() };
+            let acks = request.pods.iter().map(|report| retry(&report.uid, report.sequence)).collect();
+            return self.send(reply, &StatusReply { term: Some(self.term.clone()), acks, retry_after_ms: 0 });
+        }
+        self.batches_last += 1;
+        let batch = self.batches_last;
+        self.batches.insert(batch, Batch { reply, waiting: request.pods.len(), acks: Vec::new() });
+        for report in request.pods {
+            let object = status::subject_of(&self.cluster, &request.node, &report.uid);
+            let (node, agent_epoch) = (request.node.clone(), request.agent_epoch);
+            let reported = Reported { batch, node, agent_epoch, report: Arc::new(report) };
+            match object {
+                Some(object) => self.submit(object, Op::Report(reported)),
+                None => self.carry_out(status::unknown(&reported).effects),
+            }
+        }
+    }
+
+    pub(super) fn hear_heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), LeaseLost> {
+        if heartbeat.higher_epoch > self.term.epoch {
+            return Err(LeaseLost::HigherEpoch(heartbeat.higher_epoch));
+        }
+        let (node, now) = (&heartbeat.node, self.now.instant);
+        self.hear_marks(node, [heartbeat.mark.as_ref(), heartbeat.earlier_mark.as_ref()]);
+        if self.recovers() {
+            self.health.heard(node, &heartbeat.instance, now);
+            if heartbeat.agent_epoch > 0 && self.lacks_inventory(node) && self.health.nudge(node, true, now) {
+                self.nudge(node, heartbeat.agent_epoch);
+            }
+            return Ok(());
+        }
+        let Some(record) = self.cluster.node(node).filter(|r| r.agent.epoch == heartbeat.agent_epoch).cloned() else {
+            // Its sync tells it to register anew.
+            if heartbeat.agent_epoch > 0 && self.health.nudge(node, true, now) {
+                self.nudge(node, heartbeat.agent_epoch);
+            }
+            return Ok(());
+        };
+        if self.health.is_new(node) {
+            // The leader before may have marked its pods, and ended before it heard of them again.
+            self.health.want_states(node);
+        }
+        self.health.heard(node, &heartbeat.instance, now);
+        self.hear_readiness(heartbeat, nodes::status_of(&record.node));
+        // Not when they are asked for, as the answer may be lost: when no pod is marked any more.
+        if self.health.wants_states(node) && nodes::is_ready(&record.node) && !self.marks_pods_of(node) {
+            self.health.has_states(node);
+        }
+        let allocatable = heartbeat.allocatable.clone().into_iter().collect();
+        if !heartbeat.allocatable.is_empty() && record.node.status.allocatable != allocatable {
+            self.submit(Object::Node(node.clone()), Op::Allocatable(allocatable));
+        }
+        let behind = heartbeat.leader_epoch == self.term.epoch && heartbeat.counter < self.health.counter(node);
+        // A removal of what it does not hold is in no digest.
+        let owes = self.cluster.owes_removal(node);
+        let differs = behind || owes || heartbeat.digest[..] != self.digest_of(node)[..];
+        if self.health.nudge(node, differs, now) {
+            tracing::debug!(node, behind, differs, "told an agent to sync");
+            self.nudge(node, record.agent.epoch);
+        }
+        Ok(())
+    }
+
+    fn hear_readiness(&mut self, heartbeat: &Heartbeat, before: &str) {
+        let readiness = match heartbeat.not_ready_message.as_str() {
+            "" => Readiness::Ready,
+            why => Readiness::NotReady(why.to_owned()),
+        };
+        if before != "True" && readiness == Readiness::Ready {
+            // What its pods are by now is not known: those that run become Ready again.
+            self.health.want_states(&heartbeat.node);
+        }
+        let object = Object::Node(heartbeat.node.clone());
+        if (before != "True" || readiness != Readiness::Ready) && !self.busy.contains_key(&object) {
+            self.submit(object, Op::Readiness(readiness));
+        }
+    }
+
+    /// Whether a pod of the node is shown as one whose node does not answer.
+    fn marks_pods_of(&self, node: &str) -> bool {
+        self.cluster.pods_on(node).filter_map(|pod| self.cluster.status(&PodName::of(pod))).any(|record| {
+            let marks = |c: &PodCondition| c.kind == "Ready" && c.reason == fold::NODE_NOT_READY;
+            record.status.conditions.iter().any(marks)
+        })
+    }
+
+    fn digest_of(&self, node: &str) -> [u8; 32] {
+        digest::desired_set(self.cluster.pods_on(node).map(|pod| {
+            let metadata = &pod.metadata;
+            (metadata.uid.as_str(), metadata.generation, metadata.deletion_timestamp.is_some())
+        }))
+    }
+}

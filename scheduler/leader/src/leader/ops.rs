@@ -1,0 +1,238 @@
+//! What can be decided about an object, and which pure function decides it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use podbus_common::api::{ApplyResult, DeleteRequest};
+use podbus_common::model::Pod;
+use podbus_common::proto::SyncRequest;
+use podbus_scheduler_core::Decision;
+
+use super::Leader;
+use crate::cluster::PodName;
+use crate::intake::{self, Asked, Unplaced};
+use crate::nodes::{self, Readiness};
+use crate::plan::{CallId, Effect, Object, Plan, Write};
+use crate::status::{self, Reported};
+use crate::{binding, deletion};
+
+/// One decision to take. Those about pods name the UID that they were meant for: the name may have another one by now.
+#[derive(Debug, Clone)]
+pub(super) enum Op {
+    /// Of a pod: a client applies it. With its UID, should it be new.
+    Apply { call: CallId, asked: Arc<Asked>, uid: String },
+    /// Of a pod: a client deletes it.
+    Delete { call: CallId, request: DeleteRequest },
+    /// Of a pod: it has a place, under a UID of its own where an unreachable node may run it under the old one.
+    Bind { uid: String, node: String, new_uid: Option<String> },
+    /// Of a pod: it has none.
+    Unschedulable { uid: String, message: String, nominated: String },
+    /// Of a pod: it must leave for the pod `by`.
+    Preempt { uid: String, by: String },
+    /// Of a pod or a removal: its node reports.
+    Report(Reported),
+    /// Of a pod: its node is not ready.
+    NodeLost,
+    /// Of a pod: it bore its node's taints long enough.
+    Evict { uid: String, new_uid: String },
+    /// Of a node: it registers.
+    Register { call: CallId, request: Arc<SyncRequest> },
+    /// Of a node.
+    Readiness(Readiness),
+    /// Of a node.
+    Allocatable(BTreeMap<String, String>),
+    /// Of anything: it is written back as it was.
+    Restore(Vec<Write>),
+    /// Of what has no use any more: a removal, or the status of a pod that is gone.
+    Drop,
+}
+
+impl Op {
+    /// The pod for which a place was assumed before the write.
+    pub(super) fn assumed_uid(&self) -> Option<String> {
+        match self {
+            Self::Apply { uid, .. } => Some(uid.clone()),
+            Self::Bind { uid, new_uid, .. } => Some(new_uid.as_ref().unwrap_or(uid).clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Leader {
+    /// Decides. What was decided in memory only, a place in the core, is undone when the write conflicts.
+    pub(super) fn plan(&mut self, object: &Object, op: &Op) -> Plan {
+        if let Op::Restore(writes) = op {
+            return Plan { writes: writes.clone(), effects: Vec::new() };
+        }
+        match object {
+            Object::Pod(name) => self.plan_pod(name, op),
+            Object::Node(name) => self.plan_node(name, op),
+            Object::Removal { node, uid } => match op {
+                Op::Report(reported) => status::removal(reported),
+                Op::Drop => Plan {
+                    writes: vec![Write::purge(podbus_common::subject::removal_key(node, uid))],
+                    effects: Vec::new(),
+                },
+                _ => Plan::default(),
+            },
+        }
+    }
+
+    fn plan_pod(&mut self, name: &PodName, op: &Op) -> Plan {
+        let now = self.now.wall;
+        let stored = self.cluster.pod(name).cloned();
+        let record = self.cluster.status(name).cloned();
+        match op {
+            Op::Apply { call, asked, uid } => match &stored {
+                Some(stored) => intake::plan_update(*call, stored, asked, self.settings.toleration_seconds),
+                None => self.plan_create(*call, asked, uid),
+            },
+            Op::Delete { call, request } => {
+                let known = stored.as_ref().is_some_and(|pod| self.cluster.node(&pod.spec.node_name).is_some());
+                deletion::delete(*call, name, stored.as_ref(), request, known, now)
+            }
+            Op::Bind { uid, node, new_uid } => {
+                self.creating.remove(uid);
+                binding::bind(stored.as_ref(), uid, node, new_uid.as_deref(), now)
+            }
+            Op::Unschedulable { uid, message, nominated } => {
+                let status = record.as_ref().map(|record| &record.status);
+                binding::unschedulable(stored.as_ref(), status, uid, (message, nominated), now)
+            }
+            Op::Preempt { uid, by } => binding::preempt(stored.as_ref(), record.as_ref(), uid, by, now),
+            Op::Report(reported) => self.plan_report(name, reported, stored.as_ref()),
+            Op::NodeLost => stored.map_or_else(Plan::default, |pod| status::node_lost(&pod, record.as_ref(), now)),
+            Op::Evict { uid, new_uid } => binding::evict(stored.as_ref(), uid, new_uid.clone(), now),
+            // A status without its pod.
+            Op::Drop if stored.is_none() => Plan { writes: vec![Write::purge(name.status_key())], effects: Vec::new() },
+            Op::Drop | Op::Register { .. } | Op::Readiness(_) | Op::Allocatable(_) | Op::Restore(_) => Plan::default(),
+        }
+    }
+
+    fn plan_node(&mut self, name: &str, op: &Op) -> Plan {
+        let stored = self.cluster.node(name);
+        match (op, stored) {
+            (Op::Register { call, request }, stored) => nodes::register(*call, request, stored, self.now.wall),
+            (Op::Readiness(readiness), Some(stored)) => nodes::change(stored, readiness, self.now.wall),
+            (Op::Allocatable(allocatable), Some(stored)) => nodes::change_allocatable(stored, allocatable.clone()),
+            _ => Plan::default(),
+        }
+    }
+
+    /// A report that waited while its pod was replaced is about the removal by now.
+    fn plan_report(&mut self, name: &PodName, reported: &Reported, stored: Option<&Arc<Pod>>) -> Plan {
+        match status::subject_of(&self.cluster, &reported.node, &reported.report.uid) {
+            Some(Object::Pod(now)) if now == *name => {}
+            Some(other) => {
+                self.submit(other, Op::Report(reported.clone()));
+                return Plan::default();
+            }
+            None => return status::unknown(reported),
+        }
+        let node_ip = self.cluster.node(&reported.node).map_or("", |record| nodes::internal_ip(&record.node));
+        status::pod(reported, stored, self.cluster.status(name), node_ip, self.now.wall)
+    }
+
+    fn plan_create(&mut self, call: CallId, asked: &Asked, uid: &str) -> Plan {
+        let now = self.now.wall;
+        let mut pod = match intake::create(&asked.pod, uid.to_owned(), self.settings.toleration_seconds, now) {
+            Err(status) => return Plan::only(Effect::Answer(call, Err(status))),
+            Ok(pod) if asked.dry_run => {
+                return Plan::only(Effect::Answer(call, intake::reply(ApplyResult::Created, &pod)));
+            }
+            Ok(pod) => pod,
+        };
+        // As in Kubernetes, who names a node goes around the scheduler, and the node may refuse.
+        let unplaced = if pod.spec.node_name.is_empty() {
+            self.place(&mut pod)
+        } else {
+            self.core.assume(uid, &pod.spec.node_name, &binding::spec(&pod));
+            None
+        };
+        if unplaced.is_some() {
+            self.creating.insert(uid.to_owned(), PodName::of(&pod));
+        }
+        intake::plan_create(call, pod, unplaced.as_ref(), now)
+    }
+
+    /// Places a new pod at once where that is possible; otherwise says why it must wait.
+    fn place(&mut self, pod: &mut Pod) -> Option<Unplaced> {
+        self.core.enqueue(&binding::pending(pod)?);
+        let mut unplaced = None;
+        while self.core.active_len() > 0 {
+            for decision in self.core.schedule(usize::MAX, self.now_ms()) {
+                match decision {
+                    Decision::Bind { uid, node } if uid == pod.metadata.uid => {
+                        pod.spec.node_name = node;
+                        unplaced = None;
+                    }
+                    Decision::Unschedulable { uid, message } if uid == pod.metadata.uid => {
+                        unplaced = Some(Unplaced { message, nominated: String::new() });
+                    }
+                    Decision::Preempt { uid, node, victims, message } if uid == pod.metadata.uid => {
+                        self.submit_victims(victims, &uid);
+                        unplaced = Some(Unplaced { message, nominated: node });
+                    }
+                    // Others waited longer.
+                    other => self.submit_decision(other),
+                }
+            }
+        }
+        unplaced
+    }
+
+    /// Puts a pod into the queue, unless it must not be placed yet.
+    pub(super) fn enqueue(&mut self, pod: &Pod) {
+        if let Some(pending) = binding::pending(pod) {
+            self.core.enqueue(&pending);
+        }
+    }
+
+    fn submit_victims(&mut self, victims: Vec<String>, by: &str) {
+        for uid in victims {
+            if let Some(name) = self.cluster.name_of(&uid).or_else(|| self.creating.get(&uid)).cloned() {
+                self.submit(Object::Pod(name), Op::Preempt { uid, by: by.to_owned() });
+            }
+        }
+    }
+
+    /// A decision of the core about a pod that waited.
+    pub(super) fn submit_decision(&mut self, decision: Decision) {
+        let (uid, op) = match decision {
+            Decision::Bind { uid, node } => {
+                let new_uid = self.renew_uid(&uid, &node);
+                (uid.clone(), Op::Bind { uid, node, new_uid })
+            }
+            Decision::Unschedulable { uid, message } => {
+                (uid.clone(), Op::Unschedulable { uid, message, nominated: String::new() })
+            }
+            Decision::Preempt { uid, node, victims, message } => {
+                self.submit_victims(victims, &uid);
+                (uid.clone(), Op::Unschedulable { uid, message, nominated: node })
+            }
+        };
+        match self.cluster.name_of(&uid).or_else(|| self.creating.get(&uid)).cloned() {
+            Some(name) => self.submit(Object::Pod(name), op),
+            // It is gone.
+            None => {
+                self.core.release(&uid);
+                self.core.dequeue(&uid);
+            }
+        }
+    }
+
+    /// On a cold start nobody knows whether a pod that was there before was bound already, to a node that cannot be
+    /// reached now: it is bound under a UID that no node can have.
+    fn renew_uid(&mut self, uid: &str, node: &str) -> Option<String> {
+        if self.proven {
+            return None;
+        }
+        let name = self.cluster.name_of(uid)?;
+        let pod = self.cluster.pod(name).filter(|_| self.cluster.revision_of(&name.key()) < self.lineage.began())?;
+        let spec = binding::spec(pod);
+        let new_uid = self.random.uid();
+        self.core.release(uid);
+        self.core.assume(&new_uid, node, &spec);
+        Some(new_uid)
+    }
+}

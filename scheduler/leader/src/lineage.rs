@@ -1,0 +1,98 @@
+//! The store's past as the lease tells it: which terms there were, and at which revision each began. Pure.
+
+use podbus_common::api::LeaseTerm;
+use podbus_common::proto::Mark;
+
+use crate::lease::TERMS_MAX;
+
+/// The terms of the lease, this one last.
+#[derive(Debug, Clone, Default)]
+pub struct Lineage {
+    terms: Vec<LeaseTerm>,
+}
+
+impl Lineage {
+    /// `terms` as the lease has them, and the revision of the write that took it.
+    pub fn new(mut terms: Vec<LeaseTerm>, began: u64) -> Self {
+        if let Some(own) = terms.last_mut() {
+            own.revision = began;
+        }
+        Self { terms }
+    }
+
+    /// Where this term began.
+    pub(crate) fn began(&self) -> u64 {
+        self.terms.last().map_or(0, |own| own.revision)
+    }
+
+    /// The epoch of the term that `revision` fell into; 0: one before those that are remembered.
+    pub(crate) fn epoch_at(&self, revision: u64) -> u64 {
+        self.terms.iter().rev().find(|term| term.revision <= revision).map_or(0, |term| term.epoch)
+    }
+
+    /// Whether a node saw what this store never had: a term that is not among its terms, or a revision beyond the end
+    /// of one.
+    pub(crate) fn is_contradicted_by(&self, mark: &Mark) -> bool {
+        let Some(seen) = mark.term.as_ref().filter(|seen| seen.epoch > 0) else { return false };
+        let known = self.terms.iter().position(|term| (term.epoch, &term.nonce) == (seen.epoch, &seen.nonce));
+        match known {
+            // The next term began above all that this one wrote. This term has no end yet.
+            Some(at) => self.terms.get(at + 1).is_some_and(|next| mark.revision > next.revision),
+            // Older than all that are remembered: nobody can tell.
+            None => {
+                let forgotten = self.terms.len() >= TERMS_MAX;
+                !(forgotten && self.terms.first().is_some_and(|oldest| seen.epoch < oldest.epoch))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podbus_common::proto::Term;
+
+    use super::*;
+
+    fn term(epoch: u64, revision: u64) -> LeaseTerm {
+        LeaseTerm { epoch, nonce: format!("n{epoch}"), revision }
+    }
+
+    fn mark(epoch: u64, nonce: &str, revision: u64) -> Mark {
+        Mark { term: Some(Term { epoch, nonce: nonce.into() }), revision }
+    }
+
+    #[test]
+    fn a_mark_that_this_store_never_made_tells_that_it_went_back() {
+        let lineage = Lineage::new(vec![term(5, 1), term(7, 40), term(9, 0)], 90);
+        for (mark, contradicts) in [
+            (Mark::default(), false),
+            (mark(5, "n5", 40), false),
+            // Beyond the end of that term.
+            (mark(5, "n5", 41), true),
+            (mark(7, "n7", 90), false),
+            (mark(7, "n7", 91), true),
+            (mark(9, "n9", 1_000), false),
+            // A term that was never, and one with the number of another.
+            (mark(6, "n6", 1), true),
+            (mark(7, "other", 1), true),
+            (mark(2, "n2", 1), true),
+        ] {
+            assert_eq!(lineage.is_contradicted_by(&mark), contradicts, "{mark:?}");
+        }
+    }
+
+    #[test]
+    fn a_term_older_than_all_that_are_remembered_tells_nothing() {
+        let terms: Vec<_> = (0..64).map(|n| term(100 + n, n + 1)).collect();
+        let lineage = Lineage::new(terms, 64);
+        assert!(!lineage.is_contradicted_by(&mark(7, "n7", 9_999)));
+        assert!(lineage.is_contradicted_by(&mark(120, "other", 1)));
+    }
+
+    #[test]
+    fn a_revision_has_the_epoch_of_the_term_that_it_fell_into() {
+        let lineage = Lineage::new(vec![term(5, 10), term(7, 40), term(9, 0)], 90);
+        let epochs = [1, 10, 39, 40, 89, 90, 200].map(|revision| lineage.epoch_at(revision));
+        assert_eq!(epochs, [0, 5, 5, 7, 7, 9, 9]);
+    }
+}

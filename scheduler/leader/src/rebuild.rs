@@ -1,0 +1,142 @@
+//! What becomes of a store that went back in time, or was lost: what nodes hold is put back. Pure.
+//!
+//! The highest (epoch, revision) wins a name. What a node's ledger says has ended was deleted. Nothing is concluded
+//! from absence: a pod that a node should hold and does not is assigned to it, and one that had no node and that nobody
+//! claims may have been deleted or placed since, so a person decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use podbus_common::model::{Pod, PodSchedulingGate};
+use podbus_common::proto::HeldPod;
+
+use crate::cluster::{Cluster, PodName};
+use crate::deletion::purges;
+use crate::lineage::Lineage;
+use crate::plan::{Object, Write};
+use crate::record::Record;
+
+/// On pods of whom nobody knows whether they were deleted: taking it away lets them be placed.
+pub(crate) const RECOVERED_GATE: &str = "podbus/recovered";
+
+/// What one node says that it holds.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    claims: Vec<Claim>,
+    /// UIDs that ended there.
+    ended: BTreeSet<String>,
+}
+
+/// A pod that a node holds.
+#[derive(Debug, Clone)]
+struct Claim {
+    node: String,
+    /// Of the leader that assigned it, and the record's revision then.
+    rank: (u64, u64),
+    pod: Arc<Pod>,
+}
+
+impl Inventory {
+    /// Takes in what `node` says. A node speaks only of pods that were bound to it.
+    pub(crate) fn add(&mut self, node: &str, held: &[HeldPod]) {
+        for pod in held {
+            if pod.ended {
+                self.ended.insert(pod.uid.clone());
+                continue;
+            }
+            let read = serde_json::from_slice::<Pod>(&pod.pod).ok();
+            let own = |read: &Pod| read.metadata.uid == pod.uid && read.spec.node_name == node;
+            if let Some(read) = read.filter(own) {
+                let rank = (pod.epoch, pod.revision);
+                self.claims.push(Claim { node: node.to_owned(), rank, pod: Arc::new(read) });
+            }
+        }
+    }
+}
+
+/// What is to be written about one pod, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Repair {
+    pub(crate) object: Object,
+    pub(crate) writes: Vec<Write>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) kind: Kind,
+}
+
+/// Why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// This node holds it, and the store has it not, or older.
+    Restored { node: String },
+    /// The store has it again, and its node knows that it ended.
+    Ended,
+    /// The store has it again without a node, and nobody knows more.
+    Gated,
+}
+
+/// What is to be done so that the store agrees with the nodes. `gate`: the store's unbound pods may be older than what
+/// became of them.
+pub(crate) fn merge(
+    cluster: &Cluster,
+    lineage: &Lineage,
+    inventories: &BTreeMap<String, Inventory>,
+    gate: bool,
+) -> Vec<Repair> {
+    let mut best: BTreeMap<PodName, &Claim> = BTreeMap::new();
+    for claim in inventories.values().flat_map(|inventory| &inventory.claims) {
+        let held = best.entry(PodName::of(&claim.pod)).or_insert(claim);
+        if claim.rank > held.rank {
+            *held = claim;
+        }
+    }
+    let rank = |name: &PodName| {
+        let revision = cluster.revision_of(&name.key());
+        (lineage.epoch_at(revision), revision)
+    };
+    let newer = |(name, claim): &(&PodName, &&Claim)| cluster.pod(name).is_none() || claim.rank > rank(name);
+    let restored = best.iter().filter(newer).map(|(name, claim)| Repair {
+        object: Object::Pod(name.clone()),
+        writes: vec![Write::put(name.key(), Record::Pod(Arc::clone(&claim.pod)))],
+        pod: Arc::clone(&claim.pod),
+        kind: Kind::Restored { node: claim.node.clone() },
+    });
+    let mut repairs: Vec<_> = restored.collect();
+    let ended: BTreeSet<&String> = inventories.values().flat_map(|inventory| &inventory.ended).collect();
+    for (name, pod) in cluster.pods().filter(|(name, _)| !best.contains_key(*name)) {
+        let repair = |writes, kind| Repair { object: Object::Pod(name.clone()), writes, pod: Arc::clone(pod), kind };
+        if ended.contains(&pod.metadata.uid) {
+            repairs.push(repair(purges(name), Kind::Ended));
+        } else if gate && pod.spec.node_name.is_empty() && cluster.revision_of(&name.key()) < lineage.began() {
+            let mut gated = Pod::clone(pod);
+            if gated.spec.scheduling_gates.iter().all(|gate| gate.name != RECOVERED_GATE) {
+                gated.spec.scheduling_gates.push(PodSchedulingGate { name: RECOVERED_GATE.to_owned() });
+                let write = Write::put(name.key(), Record::Pod(Arc::new(gated)));
+                repairs.push(repair(vec![write], Kind::Gated));
+            }
+        }
+    }
+    repairs
+}
+
+/// The writes that make a store say what `remembered` says, which is all that was acknowledged.
+pub(crate) fn write_back(cluster: &Cluster, remembered: &Cluster) -> BTreeMap<Object, Vec<Write>> {
+    let mut writes: BTreeMap<Object, Vec<Write>> = BTreeMap::new();
+    for (key, record) in remembered.records() {
+        if cluster.record(&key).as_ref() != Some(&record)
+            && let Some(object) = Object::of_key(&key)
+        {
+            writes.entry(object).or_default().push(Write::put(key, record));
+        }
+    }
+    for (key, _) in cluster.records() {
+        if remembered.record(&key).is_none()
+            && let Some(object) = Object::of_key(&key)
+        {
+            writes.entry(object).or_default().push(Write::purge(key));
+        }
+    }
+    writes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! What an agent that syncs is told: what it misses, and a verdict on each pod that it holds. Pure.
+//!
+//! A removal needs a record: a `removals` entry, or a newer record that gives the name another UID. Without a record a
+//! pod is on hold and runs on: absence alone ends nothing.
+
+use std::collections::HashMap;
+
+use podbus_common::model::Pod;
+use podbus_common::proto::{AssignedPod, HeldPod, Removal, SyncReply, Term, Verdict, verdict};
+
+use crate::cluster::{Cluster, PodName};
+use crate::lineage::Lineage;
+
+/// A reply stays below the 1 MiB that nats-server takes by default.
+const REPLY_BYTES_MAX: usize = 700 << 10;
+
+/// The answer to an agent that holds `held`.
+pub(crate) fn reply(
+    cluster: &Cluster,
+    lineage: &Lineage,
+    node: &str,
+    held: &[HeldPod],
+    term: Term,
+    agent_epoch: u64,
+    counter: u64,
+) -> SyncReply {
+    let known: HashMap<&str, &HeldPod> = held.iter().map(|pod| (pod.uid.as_str(), pod)).collect();
+    let mut reply = SyncReply {
+        term: Some(term),
+        agent_epoch,
+        counter,
+        revision: cluster.revision(),
+        verdicts: held.iter().map(|pod| judge(cluster, lineage, node, pod)).collect(),
+        ..Default::default()
+    };
+    let mut bytes = held.len() * 64;
+    for pod in cluster.pods_on(node) {
+        let pod = assigned(cluster, pod);
+        let has = known.get(pod.uid.as_str());
+        let has_it =
+            |held: &&HeldPod| held.ended || held.generation >= pod.generation && !is_newer(lineage, pod.revision, held);
+        if has.copied().as_ref().is_some_and(has_it) {
+            continue;
+        }
+        bytes += pod.pod.len() + 128;
+        if bytes > REPLY_BYTES_MAX && !reply.missing.is_empty() {
+            reply.more = true;
+            break;
+        }
+        reply.missing.push(pod);
+    }
+    reply
+}
+
+/// A pod as it is assigned.
+pub(crate) fn assigned(cluster: &Cluster, pod: &Pod) -> AssignedPod {
+    AssignedPod {
+        uid: pod.metadata.uid.clone(),
+        generation: pod.metadata.generation,
+        revision: cluster.revision_of(&PodName::of(pod).key()),
+        // A pod that was read from JSON is JSON.
+        pod: serde_json::to_vec(pod).unwrap_or_default().into(),
+    }
+}
+
+/// What a node must remove and does not hold: it has nothing to stop, but it must say so.
+pub(crate) fn unheld_removals(cluster: &Cluster, node: &str, held: &[HeldPod]) -> Vec<Removal> {
+    let of_node = cluster.removals().filter(|removal| removal.node == node);
+    let unheld = of_node.filter(|removal| held.iter().all(|pod| pod.uid != removal.uid));
+    unheld
+        .map(|removal| Removal {
+            uid: removal.uid.clone(),
+            namespace: removal.namespace.clone(),
+            name: removal.name.clone(),
+            revision: 0,
+            grace_period_seconds: removal.grace_period_seconds,
+        })
+        .collect()
+}
+
+/// Whether a record of this revision is newer than what a node holds. In a store that went back revisions begin anew:
+/// the epoch counts first, where the node still knows it.
+fn is_newer(lineage: &Lineage, revision: u64, held: &HeldPod) -> bool {
+    if held.epoch == 0 {
+        return revision > held.revision;
+    }
+    (lineage.epoch_at(revision), revision) > (held.epoch, held.revision)
+}
+
+fn judge(cluster: &Cluster, lineage: &Lineage, node: &str, held: &HeldPod) -> Verdict {
+    let verdict =
+        |kind: verdict::Kind, grace| Verdict { uid: held.uid.clone(), kind: kind.into(), grace_period_seconds: grace };
+    let name = PodName::new(&held.namespace, &held.name);
+    let namesake = cluster.pod(&name);
+    if namesake.is_some_and(|pod| pod.metadata.uid == held.uid && pod.spec.node_name == node) {
+        return verdict(verdict::Kind::Keep, 0);
+    }
+    if let Some(removal) = cluster.removal(node, &held.uid) {
+        return verdict(verdict::Kind::Remove, removal.grace_period_seconds);
+    }
+    if held.ended {
+        return verdict(verdict::Kind::Keep, 0);
+    }
+    let newer = is_newer(lineage, cluster.revision_of(&name.key()), held);
+    if let Some(other) = namesake.filter(|pod| newer && pod.metadata.uid != held.uid) {
+        let grace = other.spec.termination_grace_period_seconds.unwrap_or(30);
+        return verdict(verdict::Kind::Remove, grace);
+    }
+    verdict(verdict::Kind::Hold, 0)
+}
+
+#[cfg(test)]
+mod tests;

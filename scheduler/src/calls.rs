@@ -1,0 +1,104 @@
+//! Calls of the API that wait for their answer: a NATS micro service, visible to `nats micro ls`.
+
+use std::collections::HashMap;
+
+use async_nats::HeaderMap;
+use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, Service, ServiceExt as _};
+use futures::StreamExt as _;
+use podbus_common::api::Status;
+use podbus_common::subject::API_ALL;
+use podbus_common_bus::Bus;
+use podbus_scheduler_leader::{CallId, Input, unavailable};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::boottime;
+use crate::inputs::Heard;
+use crate::lease::Sure;
+
+/// Calls that may wait at once; more are told to come back later.
+const CALLS_MAX: usize = 20_000;
+
+/// What is said while the lease cannot be renewed, which is a write as any other.
+const NO_WRITES: &str = "the store takes no writes at the moment: nats-server does not answer, or its disk is full";
+
+/// Starts the service: its requests become inputs. It ends with the returned handle.
+///
+/// A leader whose lease ran out decides nothing, and tells who asks then.
+pub(crate) async fn serve(
+    bus: &Bus,
+    sure_rx: watch::Receiver<Sure>,
+    heard: mpsc::Sender<Heard>,
+) -> anyhow::Result<Service> {
+    let (epoch, holder) = {
+        let lease = &sure_rx.borrow().held.record;
+        (lease.epoch, lease.holder.clone())
+    };
+    let metadata = HashMap::from([("holder".to_owned(), holder), ("epoch".to_owned(), epoch.to_string())]);
+    let service = bus.client().service_builder().description("the API of podbus").metadata(metadata);
+    let service = service.queue_group(group(epoch));
+    let service = service.start("podbus-scheduler", env!("CARGO_PKG_VERSION")).await;
+    let service = service.map_err(|error| anyhow::anyhow!("cannot serve the API: {error}"))?;
+    let endpoint = service.endpoint_builder().name("api").add(API_ALL).await;
+    let mut endpoint = endpoint.map_err(|error| anyhow::anyhow!("cannot serve the API: {error}"))?;
+    tokio::spawn(async move {
+        while let Some(request) = endpoint.next().await {
+            if sure_rx.borrow().held.is_overdue(boottime()) {
+                answer(request, Err(unavailable(NO_WRITES)));
+            } else if heard.send(Heard::Call(Box::new(request))).await.is_err() {
+                break;
+            }
+        }
+    });
+    Ok(service)
+}
+
+/// Requests go to one leader of one term: a stopped process must not own a share of them.
+pub(crate) fn group(epoch: u64) -> String {
+    format!("scheduler-{epoch}")
+}
+
+/// Calls without an answer yet.
+#[derive(Default)]
+pub(crate) struct Calls {
+    waiting: HashMap<CallId, Request>,
+    last: CallId,
+}
+
+impl Calls {
+    /// Remembers a call and gives it a number; too many are answered at once.
+    pub(crate) fn add(&mut self, request: Request) -> Option<Input> {
+        if self.waiting.len() >= CALLS_MAX {
+            answer(request, Err(unavailable("too many requests wait for an answer")));
+            return None;
+        }
+        self.last += 1;
+        let (subject, payload) = (request.message.subject.to_string(), request.message.payload.clone());
+        self.waiting.insert(self.last, request);
+        Some(Input::Call { call: self.last, subject, payload })
+    }
+
+    pub(crate) fn answer(&mut self, call: CallId, result: Result<Value, Status>) {
+        if let Some(request) = self.waiting.remove(&call) {
+            answer(request, result);
+        }
+    }
+}
+
+/// A refusal has the headers of ADR-32 and a Status as its body.
+fn answer(request: Request, result: Result<Value, Status>) {
+    let mut headers = HeaderMap::new();
+    let body = match result {
+        Ok(value) => serde_json::to_vec(&value),
+        Err(status) => {
+            // A header is one line.
+            headers.insert(NATS_SERVICE_ERROR, status.message.replace(['\r', '\n'], " "));
+            headers.insert(NATS_SERVICE_ERROR_CODE, status.code.to_string());
+            serde_json::to_vec(&status)
+        }
+    };
+    tokio::spawn(async move {
+        // Who asked may be gone: then nobody misses the answer.
+        let _ = request.respond_with_headers(Ok(body.unwrap_or_default().into()), headers).await;
+    });
+}

@@ -1,0 +1,202 @@
+//! Before it leads: a scheduler follows the store with a warm snapshot, and takes the lease once it is free.
+
+use std::time::Duration;
+
+use podbus_common_bus::Bus;
+use podbus_scheduler_leader::{Candidate, Cluster, Held, Next, Stored};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::clock::{boottime, wall};
+use crate::lease::attempt;
+use crate::service::make_streams;
+use crate::store::{Store, StreamState};
+use crate::suspicion::{Belief, Suspicion};
+use crate::watch::Watch;
+
+/// How often the lease is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the stream is asked whether it is still the one that is followed; beside each reconnection.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Between two beginnings.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// Nothing came for so long though something must: begin again.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// A follower that took the lease.
+pub(crate) struct Followed {
+    pub(crate) held: Held,
+    /// All that is stored, up to the write of the lease.
+    pub(crate) cluster: Cluster,
+    /// The stream as it was.
+    pub(crate) stream: StreamState,
+    /// It followed without a gap from before the last renewal of the leader before: nothing that was acknowledged is
+    /// missing. All else is a cold start.
+    pub(crate) proven: bool,
+    /// What was known before the store went back in time, where it did and nobody has led since.
+    pub(crate) remembered: Option<Cluster>,
+}
+
+/// What a process knew of a store that went back in time since.
+pub(crate) struct Remembered {
+    pub(crate) cluster: Cluster,
+    /// Of the last leader that it knew: a later one has rebuilt the store already.
+    pub(crate) epoch: u64,
+}
+
+impl Remembered {
+    /// What is still worth writing back by who holds this lease.
+    fn for_holder(self, held: &Held) -> Option<Cluster> {
+        let before = held.record.terms.iter().rev().nth(1);
+        (before.is_none_or(|term| term.epoch <= self.epoch)).then_some(self.cluster)
+    }
+}
+
+/// How following ended.
+enum Ended {
+    Took(Held),
+    /// What is followed is not what was followed so far.
+    StoreWentBack,
+}
+
+/// Follows until the lease is taken. `remembered`: what this process knew of a store that went back since.
+pub(crate) async fn follow(
+    bus: &Bus,
+    store: &Store,
+    replicas: Option<usize>,
+    holder: &str,
+    mut remembered: Option<Remembered>,
+) -> anyhow::Result<Followed> {
+    loop {
+        let mut watch = match Watch::open(store).await {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot read the store yet; trying again");
+                sleep(RETRY_EVERY).await;
+                // The stream may be gone with its server's disk.
+                make_streams(bus, replicas).await?;
+                continue;
+            }
+        };
+        let mut follower = Follower::new(holder);
+        let ended = follower.campaign(bus, store, &mut watch).await;
+        match ended {
+            Ok(Ended::Took(held)) => {
+                let proven = follower.proven;
+                let (cluster, stream) = until_own_lease(store, watch, held.revision).await;
+                let remembered = remembered.and_then(|remembered| remembered.for_holder(&held));
+                return Ok(Followed { held, cluster, stream, proven, remembered });
+            }
+            Ok(Ended::StoreWentBack) => {
+                tracing::error!(
+                    "the store went back in time, or there is another one: following it from its beginning"
+                );
+                // Only what was read whole is worth remembering, and what is remembered longest is the newest.
+                if remembered.is_none() && watch.is_current() {
+                    remembered = Some(Remembered { epoch: watch.epoch(), cluster: watch.into_cluster() });
+                }
+                make_streams(bus, replicas).await?;
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot follow the store; beginning again");
+                sleep(RETRY_EVERY).await;
+            }
+        }
+    }
+}
+
+struct Follower {
+    candidate: Candidate,
+    /// The lease's revision when it was looked at last.
+    seen: u64,
+    proven: bool,
+    told: bool,
+}
+
+impl Follower {
+    fn new(holder: &str) -> Self {
+        Self { candidate: Candidate::new(holder.to_owned()), seen: 0, proven: false, told: false }
+    }
+
+    async fn campaign(&mut self, bus: &Bus, store: &Store, watch: &mut Watch) -> anyhow::Result<Ended> {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut checked, mut connects) = (Instant::now(), bus.connects());
+        let mut suspicion = Suspicion::default();
+        loop {
+            tokio::select! {
+                biased;
+                _ = look.tick() => {}
+                // cancel-safe
+                read = watch.next() => {
+                    read?;
+                    continue;
+                }
+            }
+            if !bus.is_connected() {
+                continue;
+            }
+            if bus.connects() != connects || checked.elapsed() >= CHECK_EVERY {
+                let reconnected = bus.connects();
+                let Ok(now) = store.state().await else { continue };
+                let contradicted = watch.is_contradicted_by(&now);
+                match suspicion.note(contradicted, watch.begun().replicas, Instant::now()) {
+                    Belief::Same => {}
+                    Belief::Doubtful => continue,
+                    Belief::WentBack => return Ok(Ended::StoreWentBack),
+                }
+                if reconnected != connects {
+                    // The leader had no bus either.
+                    self.candidate.look_anew();
+                }
+                (checked, connects) = (Instant::now(), reconnected);
+            }
+            if watch.is_current()
+                && let Some(held) = self.look(store, watch.lease().cloned()).await?
+            {
+                return Ok(Ended::Took(held));
+            }
+        }
+    }
+
+    async fn look(&mut self, store: &Store, lease: Option<Stored>) -> anyhow::Result<Option<Held>> {
+        let revision = lease.as_ref().map_or(0, |lease| lease.revision);
+        // The first look shows how it was; each later change is a renewal by somebody who has all.
+        self.proven |= self.seen != 0 && revision != self.seen;
+        self.seen = revision;
+        match self.candidate.heard(lease.as_ref(), boottime(), wall(), || uuid::Uuid::new_v4().to_string())? {
+            Next::Lead(held) => Ok(Some(held)),
+            Next::Take { record, expected } => {
+                let result = attempt(store, &record, expected).await;
+                Ok(result.ok().and_then(|revision| self.candidate.acked(revision)))
+            }
+            Next::Wait => {
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::info!("the lease is held; following with a warm snapshot");
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Reads on up to the write that took the lease; from the beginning again where that does not come.
+async fn until_own_lease(store: &Store, mut watch: Watch, revision: u64) -> (Cluster, StreamState) {
+    loop {
+        let error = match timeout(SILENCE_MAX, watch.next()).await {
+            _ if watch.applied() >= revision => {
+                let stream = watch.begun().clone();
+                return (watch.into_cluster(), stream);
+            }
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            Err(_) => anyhow::anyhow!("the bus went silent"),
+        };
+        tracing::warn!(error = format!("{error:#}"), "cannot read the store to its end; beginning again");
+        watch = loop {
+            match Watch::open(store).await {
+                Ok(watch) => break watch,
+                Err(_) => sleep(RETRY_EVERY).await,
+            }
+        };
+    }
+}

@@ -1,0 +1,52 @@
+//! The way of events to the bus.
+//!
+//! They never slow anything: they pass through a bounded queue, and what is dropped is counted and said.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_nats::Client;
+use podbus_common::model::Event;
+use podbus_common::subject;
+use tokio::sync::mpsc;
+
+/// Events that wait to be published.
+const QUEUE_MAX: usize = 4096;
+
+/// Hands events to the task that publishes them.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher {
+    queue: mpsc::Sender<Event>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Publisher {
+    /// Starts the task; it ends when the last handle is dropped.
+    pub(crate) fn start(client: Client) -> Self {
+        let (queue, events) = mpsc::channel(QUEUE_MAX);
+        let dropped = Arc::new(AtomicU64::new(0));
+        tokio::spawn(publish(client, events, Arc::clone(&dropped)));
+        Self { queue, dropped }
+    }
+
+    /// Never waits: when the queue is full the event is dropped and counted.
+    pub(crate) fn publish(&self, event: Event) {
+        if self.queue.try_send(event).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn publish(client: Client, mut events: mpsc::Receiver<Event>, dropped: Arc<AtomicU64>) {
+    while let Some(event) = events.recv().await {
+        let subject = subject::event(&event.metadata.namespace, &event.involved_object.name, &event.reason);
+        if let Ok(json) = serde_json::to_vec(&event) {
+            // The stream stores it; its ack is not waited for. A closed connection ends the service elsewhere.
+            let _ = client.publish(subject, json.into()).await;
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(lost, "events were dropped: more happened than the bus took");
+        }
+    }
+}

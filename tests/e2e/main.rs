@@ -1,0 +1,17 @@
+//! What crosses services, on the real thing: real nats-server, real namespaces, real images, the binary that a user
+//! runs. Each test has a cluster of its own, made by `podbus up` in a directory of its own, and removes it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and that is all there is to say")]
+
+mod cluster;
+mod errors;
+mod exits;
+mod faults;
+mod foreign_client;
+mod handlers;
+mod leftovers;
+mod life;
+mod lost_node;
+mod purity;
+mod store_loss;
+mod take_over;

@@ -1,0 +1,3 @@
+//! Seeds, and the scripts that found bugs became.
+
+mod seeds;
