@@ -38,7 +38,13 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs the cluster until it is told to end.
 pub(super) async fn run(args: &Args, layout: &Layout, server: Option<Server>, terminal: &Terminal) -> Outcome {
     state::create(layout)?;
-    let Some(_lock) = state::lock(layout)? else { return second::show_running(layout, terminal).await };
+    let _lock = loop {
+        match state::lock(layout)? {
+            Some(lock) => break lock,
+            None if second::show_running(layout, terminal).await? => return Ok(()),
+            None => {}
+        }
+    };
     let mut interrupts = Interrupts::new()?;
     stale::end(stale::find(&layout.state_dir)).await;
     make_run_dir(layout)?;

@@ -88,8 +88,8 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     require_root("podbus up")?;
     let layout = Layout::new(&args.state_dir)?;
     state::check(&layout)?;
-    if state::is_held(&layout) {
-        return second::show_running(&layout, terminal).await;
+    if state::is_held(&layout) && second::show_running(&layout, terminal).await? {
+        return Ok(());
     }
     // What can be known to be wrong is said before anything is made.
     let server = match &args.nats {

@@ -24,25 +24,28 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How long an `up` that holds the state may take to open its socket.
 const RETRIES_MAX: u32 = 3000;
 
-/// Says how the cluster does that runs, once all of it is Ready.
-pub(super) async fn show_running(layout: &Layout, terminal: &Terminal) -> Outcome {
-    let mut conversation = None;
+/// Says how the cluster does that runs, once all of it is Ready. False: nobody holds the state any more.
+pub(super) async fn show_running(layout: &Layout, terminal: &Terminal) -> Outcome<bool> {
     for _ in 0..RETRIES_MAX {
-        conversation = Conversation::open(&layout.control_socket(), &Request::Watch).await;
-        if conversation.is_some() || !state::is_held(layout) {
-            break;
+        if !state::is_held(layout) {
+            return Ok(false);
+        }
+        // A process that is being killed still takes the call, and tells nothing.
+        if let Some(mut conversation) = Conversation::open(&layout.control_socket(), &Request::Watch).await
+            && let Some(first) = next(&mut conversation).await
+        {
+            let Some(status) = until_ready(first, conversation, terminal).await else {
+                let log = layout.file("up.log");
+                return Err(Failure::local("the cluster ended").hint(format!("see {}", log.display())));
+            };
+            terminal.note(&format!("podbus is already running (process {})", status.pid));
+            terminal.line(&farewell(&status, false))?;
+            return Ok(true);
         }
         sleep(RETRY).await;
     }
-    let Some(conversation) = conversation else {
-        return Err(Failure::local(format!("a process holds {} and does not answer", layout.state_dir.display()))
-            .hint("it may be ending: try again, or see `podbus doctor`"));
-    };
-    let Some(status) = until_ready(conversation, terminal).await else {
-        return Err(Failure::local("the cluster ended").hint(format!("see {}", layout.file("up.log").display())));
-    };
-    terminal.note(&format!("podbus is already running (process {})", status.pid));
-    terminal.line(&farewell(&status, false))
+    Err(Failure::local(format!("a process holds {} and does not answer", layout.state_dir.display()))
+        .hint("it may be ending: try again, or see `podbus doctor`"))
 }
 
 /// Starts a supervisor in the background and returns when all is Ready.
@@ -63,8 +66,12 @@ pub(super) async fn run_in_background(args: &Args, layout: &Layout, terminal: &T
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
-    let Some(conversation) = reach(layout, &mut child).await? else { return Err(failed(&path, start)) };
-    match until_ready(conversation, terminal).await {
+    let Some(mut conversation) = reach(layout, &mut child).await? else { return Err(failed(&path, start)) };
+    let ready = match next(&mut conversation).await {
+        Some(first) => until_ready(first, conversation, terminal).await,
+        None => None,
+    };
+    match ready {
         Some(status) => {
             for note in &status.notes {
                 terminal.note(&format!("note: {note}"));
@@ -93,8 +100,7 @@ async fn reach(layout: &Layout, child: &mut Child) -> Outcome<Option<Conversatio
 }
 
 /// Shows live lines until the cluster runs; `None` when it ended before.
-async fn until_ready(mut conversation: Conversation, terminal: &Terminal) -> Option<Status> {
-    let mut first = next(&mut conversation).await?;
+async fn until_ready(mut first: Status, mut conversation: Conversation, terminal: &Terminal) -> Option<Status> {
     if first.phase == Phase::Starting {
         let (status_tx, status_rx) = watch::channel(first);
         let shown = tokio::spawn(progress::show(status_rx, *terminal));
@@ -163,6 +169,7 @@ fn background_arguments(args: &Args, layout: &Layout) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::up::foreground::{forget, make_run_dir};
 
     #[test]
     fn the_background_process_gets_the_same_flags() {
@@ -182,6 +189,23 @@ mod tests {
         assert_eq!((again.cpu, again.sync), (Some("500m".to_owned()), args.sync));
         assert_eq!(again.not_ready_toleration, "5s");
         assert_eq!(again.state_dir, layout.state_dir);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_before_it_tells_anything_is_no_cluster_that_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path()).unwrap();
+        make_run_dir(&layout).unwrap();
+        let lock = state::lock(&layout).unwrap().unwrap();
+        let listener = tokio::net::UnixListener::bind(layout.control_socket()).unwrap();
+        let dying = async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop((stream, lock));
+        };
+        let terminal = Terminal::new(crate::terminal::ColorWhen::Never);
+        let (shown, ()) = tokio::join!(show_running(&layout, &terminal), dying);
+        forget(&layout);
+        assert!(!shown.unwrap());
     }
 
     #[test]

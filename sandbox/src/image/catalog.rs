@@ -59,7 +59,7 @@ pub(super) struct Record {
     pub(super) layers: Vec<LayerRecord>,
     /// Bytes of layers and documents.
     pub(super) size: u64,
-    /// When it came, in seconds since 1970; 0 where an earlier podbus wrote the record.
+    /// When it came, in milliseconds since 1970; 0 where an earlier podbus wrote the record.
     #[serde(default)]
     pub(super) came: i64,
 }

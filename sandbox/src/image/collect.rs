@@ -31,7 +31,7 @@ pub async fn keep(store: Store) {
 }
 
 impl Store {
-    /// Looks once, at the time `now` in seconds since 1970.
+    /// Looks once, at the time `now` in milliseconds since 1970.
     pub(super) fn collect(&self, now: i64) -> Result<(), StoreError> {
         let (images, held) = self.candidates(now);
         let disk = self.disk()?;
@@ -94,8 +94,8 @@ impl Store {
     }
 }
 
-/// Seconds since 1970.
+/// Milliseconds since 1970.
 pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -36,7 +36,7 @@ pub(super) struct Disk {
     pub(super) available: u64,
 }
 
-/// What there is to say of one image. Times are seconds since 1970.
+/// What there is to say of one image. Times are milliseconds since 1970.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub(super) id: Digest,
@@ -66,7 +66,8 @@ pub(super) fn plan(rule: &GcRule, disk: Disk, images: &[Candidate], held: &HashS
     for (layer, _) in images.iter().flat_map(|image| &image.layers) {
         *users.entry(*layer).or_default() += 1;
     }
-    let older = |time: i64, age: Duration| now.saturating_sub(time) >= i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    let older =
+        |time: i64, age: Duration| now.saturating_sub(time) >= i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     let mut free: Vec<&Candidate> =
         images.iter().filter(|image| !image.is_kept && older(image.came, rule.age_min)).collect();
     free.sort_by_key(|image| (image.used, image.came, image.id));
@@ -119,7 +120,7 @@ mod tests {
     fn planned(disk_used: u64, images: &[Candidate], held: &[u8]) -> (Vec<usize>, u64) {
         let disk = Disk { capacity: 100, available: 100 - disk_used };
         let held = held.iter().map(|n| layer(*n)).collect();
-        let plan = plan(&GcRule::default(), disk, images, &held, 1000);
+        let plan = plan(&GcRule::default(), disk, images, &held, 1_000_000);
         let at = |id: &Digest| images.iter().position(|image| image.id == *id).unwrap();
         (plan.images.iter().map(at).collect(), plan.missing)
     }
@@ -136,9 +137,9 @@ mod tests {
     #[test]
     fn an_image_in_use_pinned_young_or_only_loaded_stays() {
         let kept = Candidate { is_kept: true, ..image("kept", &[1], 0) };
-        let young = Candidate { came: 881, ..image("young", &[2], 0) };
+        let young = Candidate { came: 880_001, ..image("young", &[2], 0) };
         assert_eq!(planned(100, &[kept, young.clone()], &[]), (vec![], 20));
-        assert_eq!(planned(90, &[Candidate { came: 880, ..young }], &[]).0, [0]);
+        assert_eq!(planned(90, &[Candidate { came: 880_000, ..young }], &[]).0, [0]);
     }
 
     #[test]
@@ -152,9 +153,9 @@ mod tests {
     #[test]
     fn what_nobody_used_for_long_goes_from_an_empty_disk_too() {
         let rule = GcRule { unused_max: Some(Duration::from_secs(900)), ..GcRule::default() };
-        let images = [image("a", &[1], 100), image("b", &[2], 101)];
+        let images = [image("a", &[1], 100_000), image("b", &[2], 100_001)];
         let disk = Disk { capacity: 100, available: 100 };
-        assert_eq!(plan(&rule, disk, &images, &HashSet::new(), 1000).images, [images[0].id]);
+        assert_eq!(plan(&rule, disk, &images, &HashSet::new(), 1_000_000).images, [images[0].id]);
     }
 
     proptest! {
