@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use async_nats::HeaderMap;
-use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, Service, ServiceExt as _};
+use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt as _};
 use futures::StreamExt as _;
 use podbus_common::api::Status;
 use podbus_common::subject::API_ALL;
@@ -22,14 +22,10 @@ const CALLS_MAX: usize = 20_000;
 /// What is said while the lease cannot be renewed, which is a write as any other.
 const NO_WRITES: &str = "the store takes no writes at the moment: nats-server does not answer, or its disk is full";
 
-/// Starts the service: its requests become inputs. It ends with the returned handle.
+/// Starts the service: its requests become inputs. It ends when nobody hears them any more.
 ///
 /// A leader whose lease ran out decides nothing, and tells who asks then.
-pub(crate) async fn serve(
-    bus: &Bus,
-    sure_rx: watch::Receiver<Sure>,
-    heard: mpsc::Sender<Heard>,
-) -> anyhow::Result<Service> {
+pub(crate) async fn serve(bus: &Bus, sure_rx: watch::Receiver<Sure>, heard: mpsc::Sender<Heard>) -> anyhow::Result<()> {
     let (epoch, holder) = {
         let lease = &sure_rx.borrow().held.record;
         (lease.epoch, lease.holder.clone())
@@ -42,15 +38,24 @@ pub(crate) async fn serve(
     let endpoint = service.endpoint_builder().name("api").add(API_ALL).await;
     let mut endpoint = endpoint.map_err(|error| anyhow::anyhow!("cannot serve the API: {error}"))?;
     tokio::spawn(async move {
-        while let Some(request) = endpoint.next().await {
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = heard.closed() => break,
+                // cancel-safe
+                request = endpoint.next() => request,
+            };
+            let Some(request) = request else { break };
             if sure_rx.borrow().held.is_overdue(boottime()) {
                 answer(request, Err(unavailable(NO_WRITES)));
             } else if heard.send(Heard::Call(Box::new(request))).await.is_err() {
                 break;
             }
         }
+        // Dropped alone it would still answer, beside the leader that comes next. It never fails.
+        let _ = service.stop().await;
     });
-    Ok(service)
+    Ok(())
 }
 
 /// Requests go to one leader of one term: a stopped process must not own a share of them.

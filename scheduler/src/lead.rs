@@ -27,7 +27,7 @@ pub(crate) async fn lead(
     let (heard_tx, mut heard_rx) = mpsc::channel(INPUTS_MAX);
     let epoch = store.epoch();
     inputs::subscribe(bus, epoch, control, &heard_tx).await?;
-    let _service = calls::serve(bus, sure_rx.clone(), heard_tx.clone()).await?;
+    calls::serve(bus, sure_rx.clone(), heard_tx.clone()).await?;
     let ended = CancellationToken::new();
     let mut shell = Shell {
         calls: Calls::default(),

@@ -1,14 +1,15 @@
 //! One leads, others follow with a warm snapshot and take over.
 
-use podbus_common::api::{DeleteRequest, Lease};
-use podbus_common::proto::pod_ack::Kind;
-
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use podbus_common::api::{DeleteRequest, Lease};
+use podbus_common::proto::pod_ack::Kind;
 use podbus_common_bus::api::Client;
 use podbus_common_bus::testing::NatsCluster;
 use podbus_common_bus::{Bus, BusOptions};
 use podbus_scheduler::Args;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, running};
@@ -44,6 +45,32 @@ async fn a_follower_takes_over_with_all_that_was_acknowledged_before_and_after_i
     assert!(cluster.pod("pod-7").await.is_none());
     assert_eq!(cluster.pod("before").await.unwrap().metadata.uid, before.metadata.uid);
     assert_eq!(agent.report(running(&before, 2)).await, Kind::Ack);
+}
+
+#[tokio::test]
+async fn a_leader_that_ended_serves_nobody_beside_the_next_one() {
+    let mut cluster = Cluster::start().await;
+    cluster.start_follower();
+    cluster.kill_leader().await;
+    until("the follower leads", async || (lease(&cluster).await.terms.len() == 2).then_some(())).await;
+    let epoch = lease(&cluster).await.epoch.to_string();
+    until("the follower alone serves", async || (serving_epochs(&cluster).await == [epoch.clone()]).then_some(()))
+        .await;
+    cluster.until_it_answers().await;
+}
+
+/// The epochs of all leaders that `nats micro ls` shows.
+async fn serving_epochs(cluster: &Cluster) -> Vec<String> {
+    let client = cluster.bus.client();
+    let inbox = client.new_inbox();
+    let mut pongs = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish_with_reply("$SRV.PING.podbus-scheduler", inbox, "".into()).await.unwrap();
+    let mut epochs = Vec::new();
+    while let Ok(Some(pong)) = timeout(Duration::from_millis(200), pongs.next()).await {
+        let pong: serde_json::Value = serde_json::from_slice(&pong.payload).unwrap();
+        epochs.push(pong["metadata"]["epoch"].as_str().unwrap_or_default().to_owned());
+    }
+    epochs
 }
 
 #[tokio::test]
