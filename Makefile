@@ -126,6 +126,10 @@ lint: check-cargo ## Run the linters: rustfmt, clippy, rustdoc, cargo-deny where
 simulate: check-cargo ## Run clusters from SEEDS seeds in one thread each, or replay SEED
 	@$(if $(SEED),PODBUS_SEED=$(SEED),PODBUS_SEEDS=$(or $(SEEDS),20000)) cargo test --locked -p podbus-simulation no_seed
 
+.PHONY: fuzz
+fuzz: check-cargo ## Feed what reads strangers' bytes with inputs from SEEDS seeds each, or one TARGET, or replay its SEED
+	@$(if $(SEED),PODBUS_SEED=$(SEED),PODBUS_SEEDS=$(or $(SEEDS),20000)) cargo test --locked -p podbus-fuzz --test fuzz $(TARGET) $(if $(SEED),-- --nocapture)
+
 .PHONY: bench
 bench: bench-e2e bench-sandbox bench-scheduler ## Run all benchmarks: tables here, figures in target/bench/
 

@@ -19,4 +19,5 @@ mod volumes;
 mod worker;
 
 pub use args::Args;
+pub use logs::fuzzing;
 pub use service::main;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+pub mod fuzzing;
 mod line;
 mod read;
 mod rotate;

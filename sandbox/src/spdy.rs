@@ -16,12 +16,12 @@ pub use self::connection::{Connection, Event};
 pub use self::frame::{Decoder, Encoder, Error, Frame};
 pub use self::header::Headers;
 
-/// Reads `bytes` in pieces that they themselves choose, and checks that what was understood survives being written
-/// and read again. For fuzzing: never panics, whatever comes.
-pub fn fuzz(bytes: &[u8]) {
+/// For fuzzing (`tests/fuzz`): reads `bytes` in pieces that they themselves choose, and checks that what was understood
+/// survives being written and read again. Says whether there was a frame.
+pub fn fuzz(bytes: &[u8]) -> bool {
     let (mut decoder, mut connection) = (Decoder::default(), Connection::default());
     let (mut encoder, mut again) = (Encoder::default(), Decoder::default());
-    let mut rest = bytes;
+    let (mut rest, mut understood) = (bytes, false);
     while let Some((&first, _)) = rest.split_first() {
         let (piece, left) = rest.split_at(rest.len().min(usize::from(first) + 1));
         rest = left;
@@ -35,10 +35,12 @@ pub fn fuzz(bytes: &[u8]) {
                     encoder.encode(&frame, &mut written);
                     again.feed(&written);
                     assert_eq!(again.frame(), Ok(Some(frame)), "a frame changed when it was written and read");
+                    understood = true;
                 }
                 Ok(None) => break,
-                Err(_) => return,
+                Err(_) => return understood,
             }
         }
     }
+    understood
 }

@@ -291,18 +291,6 @@ mod tests {
             }
             prop_assert_eq!(joined(seen), joined(sent));
         }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            super::super::fuzz(&bytes);
-        }
-
-        #[test]
-        fn no_control_frame_makes_it_panic(kind in 0_u16..12, body in prop::collection::vec(any::<u8>(), 0..60)) {
-            let mut bytes = Vec::new();
-            control(&mut bytes, kind, false, &body);
-            super::super::fuzz(&bytes);
-        }
     }
 
     #[test]
