@@ -187,6 +187,6 @@ async fn the_scheduler_says_what_it_thinks_and_what_it_would_do() {
     assert_eq!(cluster.podbus("explain pod/web").await, ok("There are no nodes.\n"));
     let manifest = b"{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: c, image: x:1}]}}";
     let planned = "POD   NODE     PREEMPTS   WHY\nweb   node-1   <none>     <none>\n\n\
-                   All 1 would have a place. Nothing was changed.\n";
+                   1 of 1 would have a place. Nothing was changed.\n";
     assert_eq!(cluster.podbus_with("plan -f -", manifest).await, ok(planned));
 }

@@ -59,11 +59,9 @@ fn text(reply: &PlanReply) -> String {
     let placed = reply.pods.iter().filter(|pod| !pod.node.is_empty()).count();
     let all = reply.pods.len();
     let pushed: usize = reply.pods.iter().map(|pod| pod.preempts.len()).sum();
-    let preempts = if pushed > 0 { format!(", after {pushed} others have left") } else { String::new() };
-    let sum = match all - placed {
-        0 => format!("All {all} would have a place{preempts}. Nothing was changed."),
-        wait => format!("{placed} of {all} would have a place{preempts}, {wait} would wait. Nothing was changed."),
-    };
+    let preempts = if pushed > 0 { format!(", once {pushed} of lower priority have left") } else { String::new() };
+    let wait = if placed < all { format!(", {} would wait", all - placed) } else { String::new() };
+    let sum = format!("{placed} of {all} would have a place{preempts}{wait}. Nothing was changed.");
     format!("{}\n{sum}\n", Growing::default().rows(&rows))
 }
 
@@ -93,7 +91,7 @@ mod tests {
                         web    node-1   <none>          <none>\n\
                         big    node-2   default/small   no room\n\
                         huge   <none>   <none>          no room\n\n\
-                        2 of 3 would have a place, after 1 others have left, 1 would wait. Nothing was changed.\n";
+                        2 of 3 would have a place, once 1 of lower priority have left, 1 would wait. Nothing was changed.\n";
         assert_eq!(text(&reply), expected);
     }
 }

@@ -515,6 +515,8 @@ impl Runtime {
             return;
         }
         for container in self.containers_of(&sandbox.body.id) {
+            // Of one that has just been started, only the shim knew so far.
+            self.refresh(&container);
             if container.is_running() {
                 self.lose_container(&container).await;
             }

@@ -18,6 +18,8 @@ fn each_announced_metric_of_a_running_container_has_as_many_values_as_labels() {
         };
         let script = "echo hi > /tmp/f; sleep 1000";
         let id = host.run_with(&pod, limited("a", script, resources)).await;
+        let file = host.path(&format!("state/sandboxes/{pod}/c/{id}/upper/tmp/f"));
+        wait_until("the file is written", || file.metadata().is_ok_and(|file| file.len() > 0)).await;
         let descriptors = host.cri.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap().into_inner();
         let keys: HashMap<_, _> =
             descriptors.descriptors.iter().map(|it| (it.name.clone(), it.label_keys.len())).collect();
