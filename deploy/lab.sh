@@ -136,6 +136,8 @@ down() {
     kill "$pid" 2>/dev/null || true
     # Nobody may have reaped it yet; what has ended has no program any more.
     for _ in $(seq 100); do readlink "/proc/$pid/exe" >/dev/null 2>&1 || break; sleep 0.2; done
+    # A dockerd that failed left this directory mounted on itself.
+    while umount "$data" 2>/dev/null; do :; done
     rm -rf "$data"
     [ ! -f "$state/chains" ] || remove_chains
   fi
