@@ -6,6 +6,8 @@ use podbus_common::model::{Taint, TaintEffect};
 use podbus_common::quantity::Quantity;
 use podbus_common::validation::is_extended_resource;
 
+use crate::user_ids::IdRange;
+
 /// Run a node: hold the pods that the scheduler assigns to it and drive a container runtime.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -46,6 +48,10 @@ pub struct Args {
     /// A taint of the node; may be repeated.
     #[arg(long = "taint", value_name = "KEY[=VALUE]:EFFECT", value_parser = taint)]
     pub taints: Vec<Taint>,
+    /// The user and group ids of this machine that pods with users of their own (`hostUsers: false`) get, 65,536 each.
+    /// Nodes of one machine have different ones, and nobody else uses them.
+    #[arg(long, value_name = "FIRST:COUNT", default_value = "65536:16777216")]
+    pub user_ids: IdRange,
     /// The cgroup that holds the node's pods, below each cgroup hierarchy's root.
     #[arg(long, value_name = "PATH", default_value = "")]
     pub cgroup_root: String,

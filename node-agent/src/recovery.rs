@@ -9,7 +9,7 @@ use podbus_node_agent_core::desired::DesiredSet;
 use crate::runtime::config::POD_ANNOTATION;
 use crate::runtime::{Runtime, RuntimeError, ignore_not_found};
 use crate::state_dir::StateDir;
-use crate::volumes;
+use crate::{user_ids, volumes};
 
 /// Adopts pods whose record the disk lost, and says which; removes what is left of pods that ended.
 pub(crate) async fn recover<R: Runtime>(
@@ -27,6 +27,7 @@ pub(crate) async fn recover<R: Runtime>(
             remove(runtime, &sandbox).await?;
         } else if adopt(set, &uid, &json, &sandbox) {
             tracing::info!(podUID = %uid, "a pod was read back from the runtime");
+            read_back_user_ids(runtime, state_dir, &uid, &sandbox.id).await?;
             adopted.insert(uid);
         }
     }
@@ -39,6 +40,22 @@ fn adopt(set: &mut DesiredSet, uid: &str, json: &str, sandbox: &v1::PodSandbox) 
     let created_at = Timestamp::from_unix_ms(sandbox.created_at.div_euclid(1_000_000));
     // The revision is not known: what the leader has is at least as new.
     set.adopt(uid, json, pod.metadata.generation, 0, created_at)
+}
+
+/// Writes down the ids of a pod with users of its own, so that no other pod gets them.
+async fn read_back_user_ids<R: Runtime>(
+    runtime: &R,
+    state_dir: &StateDir,
+    uid: &str,
+    sandbox: &str,
+) -> Result<(), RuntimeError> {
+    let status = runtime.pod_sandbox_status(sandbox).await?;
+    let options = status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
+    let users = options.and_then(|options| options.userns_options).map(|users| users.uids).unwrap_or_default();
+    match users.first().map(|ids| user_ids::write(&state_dir.pod_dir(uid), ids.host_id)) {
+        Some(Err(error)) => Err(RuntimeError::new(tonic::Code::Internal, error.to_string())),
+        _ => Ok(()),
+    }
 }
 
 async fn remove<R: Runtime>(runtime: &R, sandbox: &v1::PodSandbox) -> Result<(), RuntimeError> {
@@ -56,5 +73,34 @@ fn remove_directories(state_dir: &StateDir, set: &DesiredSet) {
         if let Err(error) = volumes::teardown(&state_dir.pod_dir(uid)) {
             tracing::warn!(podUID = %uid, %error, "cannot remove the directory of a pod that is gone");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::config::{SandboxPlace, sandbox_config};
+    use crate::runtime::fake::Fake;
+
+    #[tokio::test]
+    async fn a_pod_that_the_disk_lost_is_read_back_with_the_ids_of_its_users() {
+        let place = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::open(place.path()).unwrap();
+        let json = r#"{"metadata":{"uid":"u-1","name":"web"},"spec":{"hostUsers":false,"containers":[]}}"#;
+        let pod: Pod = serde_json::from_str(json).unwrap();
+        let sandbox = SandboxPlace {
+            attempt: 0,
+            pod_dir: &state_dir.pod_dir("u-1"),
+            cgroup_parent: "/podbus-x/podu-1".into(),
+            pod_json: json.into(),
+            user_ids: Some(131_072),
+        };
+        let runtime = Fake::new(&[]);
+        runtime.run_pod_sandbox(sandbox_config(&pod, &sandbox), "").await.unwrap();
+
+        let mut set = DesiredSet::default();
+        let adopted = recover(&runtime, &state_dir, &mut set).await.unwrap();
+        assert_eq!(adopted, BTreeSet::from(["u-1".to_owned()]));
+        assert_eq!(user_ids::read(&state_dir.pod_dir("u-1")).unwrap(), Some(131_072));
     }
 }

@@ -21,6 +21,7 @@ use crate::runtime::Runtime;
 use crate::runtime::cri::Cri;
 use crate::runtime::watch::follow;
 use crate::state_dir::StateDir;
+use crate::user_ids::UserIds;
 use crate::worker::{NodeFacts, starts_at_once};
 use crate::{health, machine, recovery, streams};
 
@@ -69,6 +70,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         memory_bytes: machine::amount(&capacity, "memory"),
         state_dir: state_dir.path().to_owned(),
         starts: Arc::new(Semaphore::new(starts_at_once())),
+        user_ids: Arc::new(
+            UserIds::open(args.user_ids, &state_dir.pods()).context("cannot read which pods have user ids")?,
+        ),
     };
     let (health_tx, health) = watch::channel(health::look(&runtime).await);
     let directory = Directory::default();

@@ -61,13 +61,18 @@ impl StateDir {
 
     /// What belongs to one pod: logs, volumes, its hosts file.
     pub(crate) fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.path.join("pods").join(uid)
+        self.pods().join(uid)
+    }
+
+    /// The directories of pods, named by UID.
+    pub(crate) fn pods(&self) -> PathBuf {
+        self.path.join("pods")
     }
 
     /// The UIDs that have a directory.
     pub(crate) fn pod_dirs(&self) -> io::Result<Vec<String>> {
         let mut uids = Vec::new();
-        for entry in fs::read_dir(self.path.join("pods"))? {
+        for entry in fs::read_dir(self.pods())? {
             uids.extend(entry?.file_name().into_string());
         }
         Ok(uids)

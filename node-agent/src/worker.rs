@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runtime::Runtime;
 use crate::runtime::observe::{StateCache, observe};
+use crate::user_ids::UserIds;
 
 /// How long a worker waits before it asks a runtime again that did not answer.
 const RUNTIME_RETRY: Duration = Duration::from_millis(300);
@@ -46,6 +47,8 @@ pub(crate) struct NodeFacts {
     pub(crate) state_dir: PathBuf,
     /// The turns of pods that start: see [`starts_at_once`].
     pub(crate) starts: Arc<Semaphore>,
+    /// What pods with users of their own have.
+    pub(crate) user_ids: Arc<UserIds>,
 }
 
 /// Pods that start at the same time; the others wait in the order of their coming. The kernel makes namespaces one after

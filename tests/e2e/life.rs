@@ -68,6 +68,25 @@ fn with_a_shared_process_namespace_pid_1_is_pause() {
 }
 
 #[test]
+fn a_pod_with_users_of_its_own_shares_none_with_the_node_or_another_pod() {
+    let cluster = Cluster::start(2);
+    let example = include_str!("../../examples/user-namespace.yaml");
+    cluster.apply(example);
+    cluster.apply(&example.replace("name: user-namespace\n", "name: another\n"));
+    let first_of = |name: &str| {
+        cluster.wait_running(name);
+        let map = cluster.exec(name, "main", &["cat", "/proc/self/uid_map"]);
+        let ids: Vec<u32> = map.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert_eq!((ids[0], ids[2]), (0, 65_536), "{map}");
+        ids[1]
+    };
+    let (one, other) = (first_of("user-namespace"), first_of("another"));
+    assert!(one >= 65_536 && one.abs_diff(other) >= 65_536, "{one} and {other}");
+    assert_eq!(cluster.exec("another", "main", &["id", "-u"]), "0");
+    assert_eq!(cluster.exec("another", "main", &["stat", "-c", "%u", "/data/mine", "/etc/hosts"]), "0\n0");
+}
+
+#[test]
 fn init_containers_run_to_their_end_one_after_the_other_before_the_containers() {
     let cluster = Cluster::start(1);
     cluster.apply(include_str!("../../examples/init.yaml"));

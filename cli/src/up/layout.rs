@@ -32,6 +32,8 @@ pub(crate) struct Layout {
 /// One node's places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeLayout {
+    /// From 1.
+    pub(crate) number: u16,
     /// `node-1`.
     pub(crate) name: String,
     /// The name of its network and cgroups on this machine.
@@ -81,6 +83,7 @@ impl Layout {
         let name = format!("node-{number}");
         let dir = self.state_dir.join("nodes").join(&name);
         NodeLayout {
+            number,
             instance: format!("{}{number:02}", self.name),
             agent_dir: dir.join("agent"),
             sandbox_dir: dir.join("sandbox"),

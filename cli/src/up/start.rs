@@ -8,6 +8,9 @@ use ipnet::Ipv4Net;
 use super::layout::{Layout, NodeLayout};
 use super::process::Spec;
 
+/// How many user ids of this machine a node has for its pods: those of 256 pods.
+const USER_IDS: u32 = 1 << 24;
+
 /// What all services of a cluster have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
@@ -98,6 +101,8 @@ impl Common {
             // All of a node's cgroups in one place, where `down` removes them.
             "--cgroup-root".into(),
             format!("podbus-{}", node.instance).into(),
+            "--user-ids".into(),
+            user_ids(node.number).into(),
             "--cpu".into(),
             share.cpu.clone().into(),
             "--memory".into(),
@@ -122,14 +127,26 @@ impl Common {
     }
 }
 
+/// The user ids of this machine that the pods of a node may have, of which no other node's pod has any.
+fn user_ids(number: u16) -> String {
+    format!("{}:{USER_IDS}", (1 << 16) + u32::from(number - 1) * USER_IDS)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::layout::NODES_MAX;
     use super::*;
 
     #[test]
     fn nodes_share_the_machine_and_never_offer_more_than_it_has() {
         assert_eq!(Share::of_machine(2, 24_681_096, 3), Share { cpu: "666m".into(), memory: "8227032Ki".into() });
         assert_eq!(Share::of_machine(1, 1000, 99).cpu, "10m");
+    }
+
+    #[test]
+    fn no_two_nodes_have_the_same_user_ids() {
+        assert_eq!((user_ids(1), user_ids(2)), ("65536:16777216".into(), "16842752:16777216".into()));
+        assert_eq!(user_ids(NODES_MAX), "1644232704:16777216");
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub struct PodSpec {
     /// All containers see each other's processes, pause is PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_process_namespace: Option<bool>,
+    /// False: the pod has users of its own, who are nobody on the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_users: Option<bool>,
     /// The UTS hostname; the pod's name by default.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,

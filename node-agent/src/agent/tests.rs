@@ -16,8 +16,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::runtime::config::POD_UID_LABEL;
 use crate::runtime::fake::Fake;
 use crate::runtime::watch::follow;
+use crate::user_ids::UserIds;
 
 const BUSYBOX: &str = "localhost/busybox:latest";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -140,6 +142,9 @@ async fn start_agent(
         pods: 10,
         ..NodeOffer::default()
     };
+    let pods = state_dir.path().join("pods");
+    std::fs::create_dir_all(&pods).unwrap();
+    let user_ids = UserIds::open("65536:131072".parse().unwrap(), &pods).unwrap();
     let agent = Agent::new(Parts {
         node: "node-1".into(),
         node_id: "id-1".into(),
@@ -155,6 +160,7 @@ async fn start_agent(
             memory_bytes: 1 << 30,
             state_dir: state_dir.path().to_owned(),
             starts: Arc::new(Semaphore::new(1)),
+            user_ids: Arc::new(user_ids),
         },
         health: watch::channel(Health::default()).1,
         directory: Directory::default(),
@@ -278,6 +284,32 @@ async fn an_assigned_pod_runs_and_its_life_is_told_in_order() {
     assert_eq!(report.sequence, 1, "one report, one write of the leader's");
     assert_eq!(world.leader.reasons(), ["Pulled", "Created", "Started"]);
     assert_eq!(world.runtime.state().calls, ["RunPodSandbox 0", "CreateContainer main 0", "StartContainer"]);
+}
+
+#[tokio::test]
+async fn a_pod_with_users_of_its_own_waits_where_the_runtime_would_give_it_those_of_the_node() {
+    let mut world = World::start().await;
+    world.runtime.state().user_namespaces = false;
+    world.leader.assign(vec![pod("u1", serde_json::json!({"hostUsers": false})), plain("u2")], vec![]).await;
+    world.until("it is refused", |leader, _| leader.reasons().contains(&"FailedCreatePodSandBox")).await;
+    world.until_running("u2", 0).await;
+    assert!(world.runtime.state().sandboxes.values().all(|sandbox| sandbox.labels[POD_UID_LABEL] == "u2"));
+}
+
+#[tokio::test]
+async fn the_ids_of_a_pod_that_is_gone_are_given_to_the_next() {
+    let mut world = World::start().await;
+    let own_users = || serde_json::json!({"hostUsers": false});
+    for uid in ["u1", "u2", "u3"] {
+        world.leader.assign(vec![pod(uid, own_users())], vec![]).await;
+        world.until_running(uid, 0).await;
+        let ids = std::fs::read_to_string(world.state_dir.path().join("pods").join(uid).join("user-ids")).unwrap();
+        assert_eq!(ids, if uid == "u2" { "131072\n" } else { "65536\n" });
+        if uid == "u2" {
+            world.leader.assign(vec![deleted_of("u1", own_users())], vec![]).await;
+            world.until("it ended", |leader, _| leader.ended("u1")).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use podbus_node_agent_core::model::pod_description;
 use podbus_node_agent_core::resources::{CgroupValues, container_cgroup, pod_cgroup};
 
 use crate::logs;
+use crate::user_ids::IDS_PER_POD;
 use crate::volumes::MountedVolume;
 
 /// Label: the container's name.
@@ -59,6 +60,8 @@ pub(crate) struct SandboxPlace<'a> {
     pub(crate) cgroup_parent: String,
     /// The Pod object as assigned, JSON.
     pub(crate) pod_json: String,
+    /// The first id of a pod with users of its own.
+    pub(crate) user_ids: Option<u32>,
 }
 
 /// What a container needs beside the pod.
@@ -74,6 +77,8 @@ pub(crate) struct ContainerPlace<'a> {
     pub(crate) etc_hosts: Option<PathBuf>,
     /// Of the node, for the out-of-memory score.
     pub(crate) node_memory_bytes: i64,
+    /// As the pod's sandbox has it.
+    pub(crate) user_ids: Option<u32>,
 }
 
 /// The config of the pod's sandbox.
@@ -100,7 +105,7 @@ pub(crate) fn sandbox_config(pod: &Pod, place: &SandboxPlace<'_>) -> v1::PodSand
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: place.cgroup_parent.clone(),
             security_context: Some(v1::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespace_options(pod)),
+                namespace_options: Some(namespace_options(pod, place.user_ids)),
                 seccomp: Some(default_seccomp()),
                 ..v1::LinuxSandboxSecurityContext::default()
             }),
@@ -146,7 +151,7 @@ pub(crate) fn container_config(
         tty: container.tty,
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(linux_resources(container_cgroup(pod, container, place.node_memory_bytes))),
-            security_context: Some(container_security(pod, container, user)),
+            security_context: Some(container_security(pod, container, user, place.user_ids)),
         }),
         envs: environment.into_iter().map(|(key, value)| v1::KeyValue { key, value: value.into_bytes() }).collect(),
         ..v1::ContainerConfig::default()
@@ -185,7 +190,13 @@ fn port_mappings(pod: &Pod) -> Vec<v1::PortMapping> {
         .collect()
 }
 
-fn namespace_options(pod: &Pod) -> v1::NamespaceOption {
+/// The ids of a pod with users of its own, as one piece from 0 on; else none.
+fn id_mappings(user_ids: Option<u32>) -> Vec<v1::IdMapping> {
+    let mapping = |host_id| v1::IdMapping { host_id, container_id: 0, length: IDS_PER_POD };
+    user_ids.map(mapping).into_iter().collect()
+}
+
+fn namespace_options(pod: &Pod, user_ids: Option<u32>) -> v1::NamespaceOption {
     let pid = match pod.spec.share_process_namespace {
         Some(true) => v1::NamespaceMode::Pod,
         _ => v1::NamespaceMode::Container,
@@ -194,6 +205,11 @@ fn namespace_options(pod: &Pod) -> v1::NamespaceOption {
         network: v1::NamespaceMode::Pod.into(),
         ipc: v1::NamespaceMode::Pod.into(),
         pid: pid.into(),
+        userns_options: user_ids.map(|_| v1::UserNamespace {
+            mode: v1::NamespaceMode::Pod.into(),
+            uids: id_mappings(user_ids),
+            gids: id_mappings(user_ids),
+        }),
         ..v1::NamespaceOption::default()
     }
 }
@@ -253,7 +269,12 @@ fn user(pod: &Pod, container: &Container, image: &v1::Image) -> Result<User, Sta
     }
 }
 
-fn container_security(pod: &Pod, container: &Container, user: User) -> v1::LinuxContainerSecurityContext {
+fn container_security(
+    pod: &Pod,
+    container: &Container,
+    user: User,
+    user_ids: Option<u32>,
+) -> v1::LinuxContainerSecurityContext {
     let of_pod: PodSecurityContext = pod.spec.security_context.clone().unwrap_or_default();
     let of_container: SecurityContext = container.security_context.clone().unwrap_or_default();
     let int64 = |value| v1::Int64Value { value };
@@ -268,7 +289,7 @@ fn container_security(pod: &Pod, container: &Container, user: User) -> v1::Linux
             drop_capabilities: capabilities.drop,
             add_ambient_capabilities: Vec::new(),
         }),
-        namespace_options: Some(namespace_options(pod)),
+        namespace_options: Some(namespace_options(pod, user_ids)),
         run_as_user,
         run_as_username,
         run_as_group: group.map(|gid| int64(i64::from(gid))),
@@ -288,6 +309,9 @@ fn mounts(place: &ContainerPlace<'_>) -> Vec<v1::Mount> {
         host_path: host_path.to_string_lossy().into_owned(),
         readonly,
         propagation: v1::MountPropagation::PropagationPrivate.into(),
+        // Files keep their owners on the node, and are the pod's users' inside.
+        uid_mappings: id_mappings(place.user_ids),
+        gid_mappings: id_mappings(place.user_ids),
         ..v1::Mount::default()
     };
     let mut mounts: Vec<_> =

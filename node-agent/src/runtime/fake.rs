@@ -22,6 +22,10 @@ pub(crate) struct State {
     homes: BTreeMap<String, String>,
     pub(crate) images: BTreeSet<String>,
     pub(crate) calls: Vec<String>,
+    /// Whether pods may have user namespaces.
+    pub(crate) user_namespaces: bool,
+    /// Of each sandbox.
+    namespaces: BTreeMap<String, v1::NamespaceOption>,
     /// Calls that fail, with the message.
     pub(crate) failing: BTreeMap<&'static str, String>,
     next: u32,
@@ -44,6 +48,8 @@ impl Fake {
             homes: BTreeMap::new(),
             images: images.iter().map(|image| (*image).to_owned()).collect(),
             calls: Vec::new(),
+            user_namespaces: true,
+            namespaces: BTreeMap::new(),
             failing: BTreeMap::new(),
             next: 0,
             now_ns: 1_000_000_000_000,
@@ -145,7 +151,10 @@ impl Runtime for Fake {
     }
 
     async fn status(&self) -> Result<v1::StatusResponse, RuntimeError> {
-        Ok(v1::StatusResponse::default())
+        let features =
+            v1::RuntimeHandlerFeatures { user_namespaces: self.state().user_namespaces, ..Default::default() };
+        let handler = v1::RuntimeHandler { name: String::new(), features: Some(features) };
+        Ok(v1::StatusResponse { runtime_handlers: vec![handler], ..Default::default() })
     }
 
     async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String, RuntimeError> {
@@ -162,6 +171,9 @@ impl Runtime for Fake {
             runtime_handler: handler.to_owned(),
         };
         state.sandboxes.insert(id.clone(), sandbox);
+        let security = config.linux.and_then(|linux| linux.security_context);
+        let namespaces = security.and_then(|security| security.namespace_options).unwrap_or_default();
+        state.namespaces.insert(id.clone(), namespaces);
         state.announce(&id);
         Ok(id)
     }
@@ -184,6 +196,9 @@ impl Runtime for Fake {
             metadata: sandbox.metadata.clone(),
             state: sandbox.state,
             network: Some(v1::PodSandboxNetworkStatus { ip: "10.0.0.2".into(), ..Default::default() }),
+            linux: Some(v1::LinuxPodSandboxStatus {
+                namespaces: Some(v1::Namespace { options: state.namespaces.get(id).cloned() }),
+            }),
             ..Default::default()
         })
     }

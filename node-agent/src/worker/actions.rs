@@ -1,6 +1,7 @@
 //! Carries a plan out, step by step, in its order.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(super) struct Home {
     pub(super) id: String,
     pub(super) ip: String,
     pub(super) config: v1::PodSandboxConfig,
+    /// The first id of a pod with users of its own.
+    pub(super) user_ids: Option<u32>,
 }
 
 impl<R: Runtime> Worker<R> {
@@ -46,11 +49,21 @@ impl<R: Runtime> Worker<R> {
     }
 
     async fn carry_out_steps(&mut self, sight: &Sight) -> Result<(), Interruption> {
-        let mut home = sight.observed.usable_sandbox().map(|sandbox| Home {
-            id: sandbox.id.clone(),
-            ip: sandbox.ip.clone().unwrap_or_default(),
-            config: self.sandbox_config(sight, sandbox.attempt),
-        });
+        let mut home = match sight.observed.usable_sandbox() {
+            Some(sandbox) => {
+                let user_ids = self.user_ids(sight).map_err(|error| {
+                    tracing::warn!(podUID = %self.uid, %error, "cannot tell the ids of a pod's users");
+                    Interruption::Failed { unavailable: false }
+                })?;
+                Some(Home {
+                    id: sandbox.id.clone(),
+                    ip: sandbox.ip.clone().unwrap_or_default(),
+                    config: self.sandbox_config(sight, sandbox.attempt, user_ids),
+                    user_ids,
+                })
+            }
+            None => None,
+        };
         for action in &sight.plan.actions {
             match action {
                 Action::AnnounceSandboxChange { attempt } => {
@@ -175,19 +188,11 @@ impl<R: Runtime> Worker<R> {
     }
 
     async fn run_sandbox(&mut self, sight: &Sight, attempt: u32) -> Result<Home, Interruption> {
-        let config = self.sandbox_config(sight, attempt);
-        let made = match self.make_log_directory(&config.log_directory) {
-            Ok(()) => {
-                let handler = &sight.wanted.pod.spec.runtime_class_name;
-                self.runtime.run_pod_sandbox(config.clone(), handler).await
-            }
-            Err(error) => Err(RuntimeError::new(tonic::Code::Internal, error.to_string())),
-        };
-        match made {
-            Ok(id) => {
+        match self.make_sandbox(sight, attempt).await {
+            Ok((id, config, user_ids)) => {
                 self.memory.sandbox_started();
                 let status = self.attempt("PodSandboxStatus", self.runtime.pod_sandbox_status(&id).await)?;
-                Ok(Home { id, ip: status.network.map(|network| network.ip).unwrap_or_default(), config })
+                Ok(Home { id, ip: status.network.map(|network| network.ip).unwrap_or_default(), config, user_ids })
             }
             Err(error) if error.is_unavailable() => self.attempt("RunPodSandbox", Err(error)),
             Err(error) => {
@@ -199,11 +204,30 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    fn make_log_directory(&self, directory: &str) -> std::io::Result<()> {
-        fs_err::create_dir_all(directory)
+    /// Makes a sandbox: its id, its config, and the ids of a pod with users of its own.
+    async fn make_sandbox(
+        &self,
+        sight: &Sight,
+        attempt: u32,
+    ) -> Result<(String, v1::PodSandboxConfig, Option<u32>), RuntimeError> {
+        let internal = |error: io::Error| RuntimeError::new(tonic::Code::Internal, error.to_string());
+        let handler = &sight.wanted.pod.spec.runtime_class_name;
+        if has_own_users(sight) {
+            require_user_namespaces(&self.runtime.status().await?, handler)?;
+        }
+        let user_ids = self.user_ids(sight).map_err(internal)?;
+        let config = self.sandbox_config(sight, attempt, user_ids);
+        fs_err::create_dir_all(&config.log_directory).map_err(internal)?;
+        let id = self.runtime.run_pod_sandbox(config.clone(), handler).await?;
+        Ok((id, config, user_ids))
     }
 
-    fn sandbox_config(&self, sight: &Sight, attempt: u32) -> v1::PodSandboxConfig {
+    /// The first id of a pod with users of its own.
+    fn user_ids(&self, sight: &Sight) -> io::Result<Option<u32>> {
+        has_own_users(sight).then(|| self.node.user_ids.of(&self.pod_dir, &self.uid)).transpose()
+    }
+
+    fn sandbox_config(&self, sight: &Sight, attempt: u32, user_ids: Option<u32>) -> v1::PodSandboxConfig {
         let pod = &sight.wanted.pod;
         let class = match qos(pod) {
             "BestEffort" => "/besteffort",
@@ -215,7 +239,24 @@ impl<R: Runtime> Worker<R> {
             pod_dir: &self.pod_dir,
             cgroup_parent: format!("{}{class}/pod{}", self.node.cgroup_root, self.uid),
             pod_json: sight.wanted.json.get().to_owned(),
+            user_ids,
         };
         sandbox_config(pod, &place)
+    }
+}
+
+fn has_own_users(sight: &Sight) -> bool {
+    sight.wanted.pod.spec.host_users == Some(false)
+}
+
+/// A runtime that does not know of them would make the pod's root that of the node, and not say so.
+fn require_user_namespaces(status: &v1::StatusResponse, handler: &str) -> Result<(), RuntimeError> {
+    let features = status.runtime_handlers.iter().find(|it| it.name == handler).and_then(|it| it.features);
+    match features.is_some_and(|features| features.user_namespaces) {
+        true => Ok(()),
+        false => Err(RuntimeError::new(
+            tonic::Code::Unimplemented,
+            format!("hostUsers: false needs user namespaces, which the runtime has not for handler {handler:?}"),
+        )),
     }
 }

@@ -57,6 +57,7 @@ impl<R: Runtime> Worker<R> {
         let removed = tokio::task::spawn_blocking(move || volumes::teardown(&pod_dir)).await;
         let error = match removed {
             Ok(Ok(())) => {
+                self.node.user_ids.release(&self.uid);
                 let _ = self.updates.send(Update::Gone { uid: self.uid.clone() }).await;
                 return true;
             }

@@ -132,6 +132,7 @@ impl<R: Runtime> Worker<R> {
             mounts,
             etc_hosts: Some(etc_hosts),
             node_memory_bytes: self.node.memory_bytes,
+            user_ids: run.home.user_ids,
         };
         container_config(run.pod, run.container, &place)
     }

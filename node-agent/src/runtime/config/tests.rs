@@ -20,7 +20,7 @@ fn image(uid: Option<i64>, username: &str) -> v1::Image {
 fn config_of(pod: &Pod, image: &v1::Image) -> Result<v1::ContainerConfig, StartFailure> {
     let mounts = vec![MountedVolume { container_path: "/data".into(), host_path: "/v".into(), read_only: true }];
     let etc_hosts = Some(PathBuf::from("/p/etc-hosts"));
-    let place = ContainerPlace { attempt: 3, image, mounts, etc_hosts, node_memory_bytes: 1 << 30 };
+    let place = ContainerPlace { attempt: 3, image, mounts, etc_hosts, node_memory_bytes: 1 << 30, user_ids: None };
     container_config(pod, &pod.spec.containers[0], &place)
 }
 
@@ -30,6 +30,7 @@ fn sandbox_of(pod: &Pod) -> v1::PodSandboxConfig {
         pod_dir: Path::new("/s/pods/u-1"),
         cgroup_parent: "/podbus-x/burstable/podu-1".into(),
         pod_json: "{}".into(),
+        user_ids: None,
     };
     sandbox_config(pod, &place)
 }
@@ -74,6 +75,27 @@ fn the_process_namespace_is_shared_when_asked() {
 }
 
 #[test]
+fn a_pod_with_users_of_its_own_has_them_in_its_namespaces_and_in_the_files_of_its_volumes() {
+    let pod = pod();
+    let ids = vec![v1::IdMapping { host_id: 131_072, container_id: 0, length: 65_536 }];
+    let place = ContainerPlace {
+        attempt: 0,
+        image: &image(None, ""),
+        mounts: vec![MountedVolume { container_path: "/data".into(), host_path: "/v".into(), read_only: false }],
+        etc_hosts: Some("/p/etc-hosts".into()),
+        node_memory_bytes: 1,
+        user_ids: Some(131_072),
+    };
+    let config = container_config(&pod, &pod.spec.containers[0], &place).unwrap();
+    assert!(config.mounts.iter().all(|mount| mount.uid_mappings == ids && mount.gid_mappings == ids));
+    let security = config.linux.and_then(|linux| linux.security_context).unwrap();
+    let users = security.namespace_options.unwrap().userns_options.unwrap();
+    assert_eq!((users.mode(), &users.uids, &users.gids), (v1::NamespaceMode::Pod, &ids, &ids));
+    let of_node = sandbox_of(&pod).linux.unwrap().security_context.unwrap().namespace_options.unwrap();
+    assert_eq!(of_node.userns_options, None);
+}
+
+#[test]
 fn a_container_carries_its_command_environment_mounts_and_log() {
     let mut pod = pod();
     let container = &mut pod.spec.containers[0];
@@ -101,6 +123,7 @@ fn a_mount_over_the_hosts_file_wins() {
         mounts: vec![MountedVolume { container_path: "/etc/hosts".into(), host_path: "/v".into(), read_only: false }],
         etc_hosts: Some("/p/etc-hosts".into()),
         node_memory_bytes: 1,
+        user_ids: None,
     };
     let config = container_config(&pod, &pod.spec.containers[0], &place).unwrap();
     assert_eq!(config.mounts.iter().map(|m| m.host_path.as_str()).collect::<Vec<_>>(), ["/v"]);
