@@ -1,6 +1,7 @@
 //! The node's last word on a pod: the scheduler may have counted with an older state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use podbus_common::model::{Pod, Taint, TaintEffect, Toleration, TolerationOperator};
 
@@ -23,15 +24,29 @@ pub struct NodeOffer {
     pub taints: Vec<Taint>,
 }
 
-/// A pod that the node holds: admitted, and not reported as ended.
-#[derive(Debug, Clone)]
-pub struct Held {
+/// What a pod takes from its node. It is asked of each held pod at each admission, so it is read from the spec once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
     /// What is set aside for it.
     pub requests: Amounts,
     /// Of resources that nodes name themselves.
     pub extended: BTreeMap<String, i64>,
     /// Ports of the node that it has: protocol, address, port.
     pub ports: Vec<HostPort>,
+}
+
+impl Claim {
+    /// That of a pod.
+    pub fn of(pod: &Pod) -> Self {
+        Self { requests: pod_requests(pod), extended: extended_requests(pod), ports: HostPort::of(pod) }
+    }
+}
+
+/// A pod that the node holds: admitted, and not reported as ended.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// What it takes.
+    pub claim: Arc<Claim>,
     /// It is being stopped.
     pub terminating: bool,
     /// Succeeded or Failed: it holds nothing any more.
@@ -59,12 +74,13 @@ pub fn admit(node: &NodeOffer, held: &[Held], pod: &Pod) -> Admission {
     if let Some(rejection) = reject_by_place(node, pod) {
         return rejection;
     }
+    let claim = Claim::of(pod);
     let counted: Vec<_> = held.iter().filter(|h| !h.finished).collect();
-    if short_of(node, &counted, pod).is_none() {
+    if short_of(node, &counted, &claim).is_none() {
         return Admission::Admit;
     }
     let staying: Vec<_> = counted.into_iter().filter(|h| !h.terminating).collect();
-    short_of(node, &staying, pod).unwrap_or(Admission::Wait)
+    short_of(node, &staying, &claim).unwrap_or(Admission::Wait)
 }
 
 /// A port of a node.
@@ -95,20 +111,20 @@ impl HostPort {
 }
 
 /// What is missing beside `held`, told as the rejection that it would be.
-fn short_of(node: &NodeOffer, held: &[&Held], pod: &Pod) -> Option<Admission> {
-    let used = held.iter().fold(Amounts::default(), |sum, h| sum.plus(h.requests));
-    if let Some(short) = shortage(node, held.len(), used, pod_requests(pod)) {
+fn short_of(node: &NodeOffer, held: &[&Held], claim: &Claim) -> Option<Admission> {
+    let used = held.iter().fold(Amounts::default(), |sum, h| sum.plus(h.claim.requests));
+    if let Some(short) = shortage(node, held.len(), used, claim.requests) {
         return Some(short.rejection());
     }
-    for (resource, requested) in extended_requests(pod) {
-        let used = held.iter().filter_map(|h| h.extended.get(&resource)).sum();
-        let capacity = node.extended.get(&resource).copied().unwrap_or(0);
+    for (resource, &requested) in &claim.extended {
+        let used = held.iter().filter_map(|h| h.claim.extended.get(resource)).sum();
+        let capacity = node.extended.get(resource).copied().unwrap_or(0);
         if requested > 0 && requested > capacity - used {
-            return Some(Shortage { resource: &resource, requested, used, capacity }.rejection());
+            return Some(Shortage { resource, requested, used, capacity }.rejection());
         }
     }
-    let taken = || held.iter().flat_map(|h| &h.ports);
-    let conflict = HostPort::of(pod).iter().any(|port| taken().any(|other| port.conflicts(other)));
+    let taken = || held.iter().flat_map(|h| &h.claim.ports);
+    let conflict = claim.ports.iter().any(|port| taken().any(|other| port.conflicts(other)));
     conflict.then(|| Admission::Reject {
         reason: "NodePorts".to_owned(),
         message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned(),
@@ -214,7 +230,11 @@ mod tests {
 
     fn held(cpu_millis: i64, memory_bytes: i64, terminating: bool) -> Held {
         let requests = Amounts { cpu_millis, memory_bytes, ..Amounts::default() };
-        Held { requests, extended: BTreeMap::new(), ports: Vec::new(), terminating, finished: false }
+        holding(Claim { requests, ..Claim::default() }, terminating)
+    }
+
+    fn holding(claim: Claim, terminating: bool) -> Held {
+        Held { claim: Arc::new(claim), terminating, finished: false }
     }
 
     fn message(verdict: Admission) -> String {
@@ -277,7 +297,7 @@ mod tests {
         let mut pod = pod(&["a"]);
         with_resources(&mut pod.spec.containers[0], &[("nvidia.com/gpu", "2")], &[]);
         assert_eq!(admit(&node, &[], &pod), Admission::Admit);
-        let one = Held { extended: gpu(1), ..held(0, 0, false) };
+        let one = holding(Claim { extended: gpu(1), ..Claim::default() }, false);
         assert_eq!(
             message(admit(&node, &[one], &pod)),
             "OutOfnvidia.com/gpu: Node didn't have enough resource: nvidia.com/gpu, requested: 2, used: 1, capacity: 2"
@@ -285,7 +305,7 @@ mod tests {
         let mut web = crate::fixtures::pod(&["a"]);
         let port = podbus_common::model::ContainerPort { host_port: 80, protocol: "TCP".into(), ..Default::default() };
         web.spec.containers[0].ports.push(port);
-        let with_port = |terminating| Held { ports: HostPort::of(&web), ..held(0, 0, terminating) };
+        let with_port = |terminating| holding(Claim { ports: HostPort::of(&web), ..Claim::default() }, terminating);
         assert_eq!(admit(&node, &[with_port(true)], &web), Admission::Wait);
         assert!(message(admit(&node, &[with_port(false)], &web)).starts_with("NodePorts: Predicate NodePorts failed"));
     }

@@ -5,7 +5,7 @@
 //! sync, removal needs a record of the leader's, and a UID that ended never starts again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use podbus_common::digest;
 use podbus_common::model::{Pod, Timestamp};
@@ -14,6 +14,8 @@ use podbus_common::proto::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use crate::admission::Claim;
 
 /// How long a UID that ended is remembered, seconds: seven days.
 const LEDGER_SECONDS: i64 = 7 * 24 * 3600;
@@ -107,6 +109,8 @@ pub struct Held {
     pub pod: Arc<Pod>,
     /// The bytes that `pod` was read from.
     pub json: Arc<RawValue>,
+    /// What `pod` takes from the node.
+    pub claim: Arc<Claim>,
     /// Of the object.
     pub generation: u64,
     /// The KV revision of the object.
@@ -130,6 +134,18 @@ impl Held {
     pub fn must_go(&self) -> bool {
         self.removal.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
+
+    fn told(&self, uid: &str) -> HeldPod {
+        HeldPod {
+            uid: uid.to_owned(),
+            namespace: self.pod.metadata.namespace.clone(),
+            name: self.pod.metadata.name.clone(),
+            generation: self.generation,
+            revision: self.revision,
+            epoch: self.epoch,
+            ..Default::default()
+        }
+    }
 }
 
 /// A UID that ended here.
@@ -143,6 +159,13 @@ pub struct EndedPod {
     pub at: Timestamp,
     /// The leader has acked it.
     pub acked: bool,
+}
+
+impl EndedPod {
+    fn told(&self, uid: &str) -> HeldPod {
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        HeldPod { uid: uid.to_owned(), namespace, name, ended: true, ..Default::default() }
+    }
 }
 
 /// What a message changed.
@@ -161,7 +184,10 @@ pub struct Applied {
 /// The set, and how far the agent has heard.
 #[derive(Debug, Default)]
 pub struct DesiredSet {
+    /// Changed through [`Self::pods_mut`] only.
     pods: BTreeMap<String, Held>,
+    /// Of `pods` as they are: each heartbeat tells it.
+    digest: OnceLock<[u8; 32]>,
     ended: BTreeMap<String, EndedPod>,
     term: Term,
     /// Of the assignments of this term that were seen.
@@ -226,54 +252,35 @@ impl DesiredSet {
 
     /// What both sides compare. What goes by a removal and what is on hold has no object, so it does not count.
     pub fn digest(&self) -> [u8; 32] {
-        let assigned = self.pods.iter().filter(|(_, held)| held.removal.is_none() && !held.on_hold);
-        digest::desired_set(
-            assigned.map(|(uid, held)| (uid.as_str(), held.generation, held.pod.metadata.deletion_timestamp.is_some())),
-        )
+        *self.digest.get_or_init(|| {
+            let assigned = self.pods.iter().filter(|(_, held)| held.removal.is_none() && !held.on_hold);
+            digest::desired_set(
+                assigned
+                    .map(|(uid, held)| (uid.as_str(), held.generation, held.pod.metadata.deletion_timestamp.is_some())),
+            )
+        })
+    }
+
+    fn pods_mut(&mut self) -> &mut BTreeMap<String, Held> {
+        self.digest.take();
+        &mut self.pods
     }
 
     /// All that is held, and what ended without an ack, for a sync.
     pub fn held(&self) -> Vec<HeldPod> {
-        let pods = self.pods.iter().map(|(uid, held)| HeldPod {
-            uid: uid.clone(),
-            namespace: held.pod.metadata.namespace.clone(),
-            name: held.pod.metadata.name.clone(),
-            generation: held.generation,
-            revision: held.revision,
-            epoch: held.epoch,
-            ..Default::default()
-        });
-        let ended = self.unacked_ends().map(|(uid, ended)| HeldPod {
-            uid: uid.clone(),
-            namespace: ended.namespace.clone(),
-            name: ended.name.clone(),
-            ended: true,
-            ..Default::default()
-        });
-        pods.chain(ended).collect()
+        let pods = self.pods.iter().map(|(uid, held)| held.told(uid));
+        pods.chain(self.unacked_ends().map(|(uid, ended)| ended.told(uid))).collect()
     }
 
     /// Everything: each pod's object, and the whole ledger. What is being removed counts as ended, since nobody may put
     /// it back.
     pub fn inventory(&self) -> Vec<HeldPod> {
         let pods = self.pods.iter().map(|(uid, held)| HeldPod {
-            uid: uid.clone(),
-            namespace: held.pod.metadata.namespace.clone(),
-            name: held.pod.metadata.name.clone(),
-            generation: held.generation,
-            revision: held.revision,
             ended: held.removal.is_some(),
-            epoch: held.epoch,
             pod: held.json.get().as_bytes().to_vec().into(),
+            ..held.told(uid)
         });
-        let ended = self.ended.iter().map(|(uid, ended)| HeldPod {
-            uid: uid.clone(),
-            namespace: ended.namespace.clone(),
-            name: ended.name.clone(),
-            ended: true,
-            ..Default::default()
-        });
-        pods.chain(ended).collect()
+        pods.chain(self.ended.iter().map(|(uid, ended)| ended.told(uid))).collect()
     }
 
     /// The newest that was seen of the term before this one, until a leader of this one has answered a sync: a leader
@@ -419,10 +426,10 @@ impl DesiredSet {
             return applied.ended.push(uid.clone());
         }
         self.revision = self.revision.max(assigned.revision);
-        if let Some(held) = self.pods.get_mut(uid) {
+        // Revisions begin anew in a store that was rebuilt: the epoch counts first.
+        let newest = (assigned.generation, self.term.epoch, assigned.revision);
+        if let Some(held) = self.pods_mut().get_mut(uid) {
             held.on_hold = false;
-            // Revisions begin anew in a store that was rebuilt: the epoch counts first.
-            let newest = (assigned.generation, self.term.epoch, assigned.revision);
             if (held.generation, held.epoch, held.revision) >= newest {
                 return;
             }
@@ -473,13 +480,13 @@ impl DesiredSet {
     }
 
     fn hold(&mut self, uid: &str, on_hold: bool) {
-        if let Some(held) = self.pods.get_mut(uid) {
+        if let Some(held) = self.pods_mut().get_mut(uid) {
             held.on_hold = on_hold;
         }
     }
 
     fn mark_removed(&mut self, uid: &str, grace_period_seconds: u32, applied: &mut Applied) {
-        let Some(held) = self.pods.get_mut(uid) else { return };
+        let Some(held) = self.pods_mut().get_mut(uid) else { return };
         if held.removal.is_some_and(|before| before <= grace_period_seconds) {
             return;
         }
@@ -495,15 +502,17 @@ impl DesiredSet {
         json: Arc<RawValue>,
         (generation, epoch, revision): (u64, u64, u64),
     ) {
-        match self.pods.get_mut(uid) {
+        let claim = Arc::new(Claim::of(&pod));
+        match self.pods_mut().get_mut(uid) {
             Some(held) => {
-                (held.pod, held.json) = (pod, json);
+                (held.pod, held.json, held.claim) = (pod, json, claim);
                 (held.generation, held.epoch, held.revision) = (generation, epoch, revision);
             }
             None => {
                 let held = Held {
                     pod,
                     json,
+                    claim,
                     generation,
                     revision,
                     epoch,
@@ -513,7 +522,7 @@ impl DesiredSet {
                     deadline: None,
                     on_hold: false,
                 };
-                self.pods.insert(uid.to_owned(), held);
+                self.pods_mut().insert(uid.to_owned(), held);
             }
         }
     }
@@ -541,7 +550,7 @@ fn read_pod(json: &[u8], uid: &str) -> Option<(Arc<Pod>, Arc<RawValue>)> {
 impl DesiredSet {
     /// It passed admission: it counts until it ended, and is not asked again.
     pub fn admit(&mut self, uid: &str, now: Timestamp) {
-        if let Some(held) = self.pods.get_mut(uid) {
+        if let Some(held) = self.pods_mut().get_mut(uid) {
             held.admitted = Some(now);
             self.records.push(Record::Admitted { uid: uid.to_owned(), unix_ms: now.unix_ms });
         }
@@ -549,7 +558,7 @@ impl DesiredSet {
 
     /// It failed on this node and never starts again here.
     pub fn fail(&mut self, uid: &str, reason: &str, message: &str) {
-        if let Some(held) = self.pods.get_mut(uid) {
+        if let Some(held) = self.pods_mut().get_mut(uid) {
             let (reason, message) = (reason.to_owned(), message.to_owned());
             held.failed = Some((reason.clone(), message.clone()));
             self.records.push(Record::Failed { uid: uid.to_owned(), reason, message });
@@ -558,7 +567,7 @@ impl DesiredSet {
 
     /// Sets when the containers of a pod that must end are killed; it only moves nearer.
     pub fn set_deadline(&mut self, uid: &str, deadline: Timestamp) {
-        let Some(held) = self.pods.get_mut(uid) else { return };
+        let Some(held) = self.pods_mut().get_mut(uid) else { return };
         if held.deadline.is_none_or(|before| deadline < before) {
             held.deadline = Some(deadline);
             self.records.push(Record::Deadline { uid: uid.to_owned(), unix_ms: deadline.unix_ms });
@@ -567,7 +576,7 @@ impl DesiredSet {
 
     /// Nothing of it is left on the node.
     pub fn end(&mut self, uid: &str, now: Timestamp) {
-        let Some(held) = self.pods.remove(uid) else { return };
+        let Some(held) = self.pods_mut().remove(uid) else { return };
         let (namespace, name) = (held.pod.metadata.namespace.clone(), held.pod.metadata.name.clone());
         let ended = EndedPod { namespace: namespace.clone(), name: name.clone(), at: now, acked: false };
         self.ended.insert(uid.to_owned(), ended);
@@ -596,7 +605,7 @@ impl DesiredSet {
         }
         let Some((pod, json)) = read_pod(json.as_bytes(), uid) else { return false };
         self.insert(uid, pod, json, (generation, 0, revision));
-        if let Some(held) = self.pods.get_mut(uid) {
+        if let Some(held) = self.pods_mut().get_mut(uid) {
             // It runs, so it was admitted.
             held.admitted = Some(created_at);
             let records = held_records(uid, held);
@@ -629,7 +638,7 @@ impl DesiredSet {
                 }
             }
             Record::Ended { uid, namespace, name, unix_ms } => {
-                self.pods.remove(&uid);
+                self.pods_mut().remove(&uid);
                 let at = Timestamp::from_unix_ms(unix_ms);
                 self.ended.insert(uid, EndedPod { namespace, name, at, acked: false });
             }
@@ -652,7 +661,7 @@ impl DesiredSet {
     }
 
     fn change(&mut self, uid: &str, change: impl FnOnce(&mut Held)) {
-        if let Some(held) = self.pods.get_mut(uid) {
+        if let Some(held) = self.pods_mut().get_mut(uid) {
             change(held);
         }
     }

@@ -1,8 +1,9 @@
 //! The node admits last: the scheduler may have counted with an older state.
 
+use std::sync::Arc;
+
 use super::{Agent, Journal};
-use crate::admission::{Admission, Held as HeldRequests, HostPort, admit};
-use crate::resources::{extended_requests, pod_requests};
+use crate::admission::{self, Admission, admit};
 
 impl<J: Journal> Agent<J> {
     /// Admits a pod, refuses it, or lets it wait for pods that are ending.
@@ -16,10 +17,8 @@ impl<J: Journal> Agent<J> {
             .pods()
             .iter()
             .filter(|(other, held)| *other != uid && held.admitted.is_some())
-            .map(|(other, held)| HeldRequests {
-                requests: pod_requests(&held.pod),
-                extended: extended_requests(&held.pod),
-                ports: HostPort::of(&held.pod),
+            .map(|(other, held)| admission::Held {
+                claim: Arc::clone(&held.claim),
                 terminating: held.must_go(),
                 finished: self.finished.contains(other),
             })
