@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 }
 
 /// Metadata of every object.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectMeta {
     /// The name; empty only in a request that has `generateName`.
@@ -102,7 +102,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// Metadata of a list.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMeta {
     /// The last revision applied in order.

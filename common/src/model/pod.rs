@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Affinity, ObjectMeta, PodSchedulingGate, PodStatus, PreemptionPolicy, TopologySpreadConstraint};
 
 /// A pod: what was asked, and, where it is shown, what is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
     /// `v1`.
@@ -33,7 +33,7 @@ fn kind_pod() -> String {
 }
 
 /// What a pod should be.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSpec {
     /// Run one after the other before the containers; with `restartPolicy: Always` a sidecar.
@@ -97,7 +97,7 @@ pub struct PodSpec {
 }
 
 /// When containers are started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum RestartPolicy {
     /// Whatever the exit code.
     #[default]
@@ -109,7 +109,7 @@ pub enum RestartPolicy {
 }
 
 /// When an image is pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PullPolicy {
     /// At each start of a container.
     Always,
@@ -120,7 +120,7 @@ pub enum PullPolicy {
 }
 
 /// One container of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
     /// A DNS label, unique in the pod.
@@ -173,7 +173,7 @@ fn is_false(b: &bool) -> bool {
 }
 
 /// One variable of the environment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EnvVar {
     /// Its name.
@@ -184,7 +184,7 @@ pub struct EnvVar {
 }
 
 /// A port that a container listens on.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerPort {
     /// An IANA service name, unique in the pod.
@@ -209,7 +209,7 @@ fn is_zero(port: &u16) -> bool {
 }
 
 /// What a container asks for and may use: resource name -> quantity.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceRequirements {
     /// The most it may use.
@@ -228,7 +228,7 @@ impl ResourceRequirements {
 }
 
 /// A volume inside a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeMount {
     /// The volume.
@@ -244,7 +244,7 @@ pub struct VolumeMount {
 }
 
 /// A volume: exactly one source.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Volume {
     /// A DNS label, unique in the pod.
@@ -258,7 +258,7 @@ pub struct Volume {
 }
 
 /// A directory that is born and dies with the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EmptyDirVolume {
     /// Empty: the node's disk; `Memory`: tmpfs.
@@ -270,7 +270,7 @@ pub struct EmptyDirVolume {
 }
 
 /// A path of the node.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostPathVolume {
     /// Absolute, without `..`.
@@ -281,7 +281,7 @@ pub struct HostPathVolume {
 }
 
 /// Identity for all containers of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSecurityContext {
     /// The user ID of the processes.
@@ -296,7 +296,7 @@ pub struct PodSecurityContext {
 }
 
 /// Identity and privileges of one container; what is set here wins over the pod's.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SecurityContext {
     /// The user ID of the process.
@@ -317,7 +317,7 @@ pub struct SecurityContext {
 }
 
 /// Names without `CAP_`, or `ALL`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
     /// Added.

@@ -21,7 +21,7 @@ const IDLE_MAX: usize = 1024;
 /// A pod that is bound or waits.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    pub(crate) uid: Box<str>,
+    pub(crate) uid: Arc<str>,
     pub(crate) class: ClassId,
     /// The order in which pods came.
     pub(crate) sequence: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Cluster {
     shapes: Shapes,
     pub(crate) views: Views,
     /// UIDs are the scheduler's own choice, so a fast hash will do.
-    pub(crate) uids: FxHashMap<Box<str>, PodId>,
+    pub(crate) uids: FxHashMap<Arc<str>, PodId>,
     pods: Vec<Option<Pod>>,
     free: Vec<PodId>,
     sequence: u64,
@@ -93,7 +93,7 @@ impl Cluster {
             self.classes.idle -= 1;
         }
         self.sequence += 1;
-        let uid: Box<str> = uid.into();
+        let uid: Arc<str> = uid.into();
         let pod = Pod {
             uid: uid.clone(),
             class,

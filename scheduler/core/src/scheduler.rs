@@ -1,6 +1,7 @@
 //! The scheduler: is fed with what changes, and hands out decisions.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -48,7 +49,7 @@ pub enum Decision {
 #[derive(Debug)]
 struct Nomination {
     slot: u32,
-    victims: Vec<Box<str>>,
+    victims: Vec<Arc<str>>,
 }
 
 /// Holds nodes, what is taken on them, and the queue. Everything is in memory and rebuilt at each start.
@@ -240,13 +241,13 @@ impl Scheduler {
         match self.cluster.preempt(class, id) {
             Ok(candidate) => {
                 let message = self.message(class);
-                let victims: Vec<Box<str>> =
+                let victims: Vec<Arc<str>> =
                     candidate.victims.iter().map(|victim| self.cluster.pod(*victim).uid.clone()).collect();
                 self.nominate(id, candidate.slot, victims.clone());
                 decisions.push(Decision::Preempt {
                     uid: self.cluster.pod(id).uid.to_string(),
                     node: self.cluster.nodes.records[candidate.slot as usize].name.clone(),
-                    victims: victims.into_iter().map(String::from).collect(),
+                    victims: victims.iter().map(ToString::to_string).collect(),
                     message,
                 });
                 self.queue.skip(unit, sequence);
@@ -362,7 +363,7 @@ impl Scheduler {
 
 impl Scheduler {
     /// Keeps a place for a pod. Pods of lower priority that had hopes there look for another.
-    fn nominate(&mut self, id: PodId, slot: u32, victims: Vec<Box<str>>) {
+    fn nominate(&mut self, id: PodId, slot: u32, victims: Vec<Arc<str>>) {
         let priority = self.cluster.spec_of(id).priority;
         let mut others = self.cluster.nodes.nominated[slot as usize].clone();
         others.retain(|other| self.cluster.spec_of(*other).priority < priority);

@@ -3,33 +3,34 @@
 //! [`Cluster::apply`] is the only way in, for what is read at the start and for what was written: so memory is what a
 //! restart would read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
-use podbus_common::fold;
 use podbus_common::model::{Node, Pod, PodPhase, PodStatus};
 use podbus_common::subject::{self, Key};
+use podbus_common::{digest, fold};
 
+use crate::kept::{KeptPod, KeptStatus, Templates};
 use crate::record::{NodeRecord, Record, RemovalRecord, StatusRecord};
 use crate::writing::Stored;
 
-/// A pod's name within the cluster.
+/// A pod's name within the cluster. Copies share its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodName {
     /// Where the name means something.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Within it.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl PodName {
     /// `namespace/name`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
     pub(crate) fn of(pod: &Pod) -> Self {
-        Self::new(&pod.metadata.namespace, &pod.metadata.name)
+        Self::new(pod.metadata.namespace.as_str(), pod.metadata.name.as_str())
     }
 
     pub(crate) fn key(&self) -> String {
@@ -44,19 +45,50 @@ impl PodName {
 /// Everything that is stored.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    pods: BTreeMap<PodName, Arc<Pod>>,
-    statuses: HashMap<PodName, Arc<StatusRecord>>,
+    pods: BTreeMap<PodName, Entry>,
     nodes: BTreeMap<String, Arc<NodeRecord>>,
     /// By node, then UID.
     removals: BTreeMap<String, BTreeMap<String, Arc<RemovalRecord>>>,
-    by_uid: HashMap<String, PodName>,
+    by_uid: HashMap<Arc<str>, PodName>,
     /// Bound pods.
-    by_node: HashMap<String, BTreeSet<PodName>>,
-    /// Of each key's last message, markers of purged keys too: what the next write of the key expects.
+    by_node: HashMap<String, OnNode>,
+    /// Of each other key's last message, markers of purged keys too: what the next write of the key expects.
     revisions: HashMap<String, u64>,
     /// Keys that end in a marker.
     purged: BTreeMap<u64, String>,
     revision: u64,
+    namespaces: HashSet<Arc<str>>,
+    pod_templates: Templates<Pod>,
+    status_templates: Templates<PodStatus>,
+}
+
+/// Both keys of a pod. A revision is that of the key's last message, also of a marker; 0: there is none.
+#[derive(Debug, Default)]
+struct Entry {
+    pod: Option<Arc<KeptPod>>,
+    pod_revision: u64,
+    status: Option<Arc<KeptStatus>>,
+    status_revision: u64,
+}
+
+impl Entry {
+    /// The status of the pod that has the name now.
+    fn status(&self) -> Option<&Arc<KeptStatus>> {
+        let uid = &self.pod.as_ref()?.uid;
+        self.status.as_ref().filter(|status| status.uid == *uid)
+    }
+
+    fn is_empty(&self) -> bool {
+        (self.pod_revision, self.status_revision) == (0, 0)
+    }
+}
+
+/// The pods that are bound to a node.
+#[derive(Debug, Default)]
+struct OnNode {
+    pods: BTreeSet<PodName>,
+    /// Of what the node should hold: each heartbeat asks for it.
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl Cluster {
@@ -71,71 +103,109 @@ impl Cluster {
         }
     }
 
-    /// Takes in that `key` is `record` (`None`: gone) since `revision`.
+    /// Takes in that `key` is `record` (`None`: gone) since `revision`; 0: not even a marker is left of it.
     pub fn apply(&mut self, key: &str, record: Option<Record>, revision: u64) {
-        if let Some(before) = self.revisions.insert(key.to_owned(), revision) {
-            self.purged.remove(&before);
-        }
-        if record.is_none() {
-            self.purged.insert(revision, key.to_owned());
-        }
-        if revision == 0 {
-            // Not even a marker is left of it.
-            self.forget_marker(key, 0);
-        }
+        let gone = record.is_none();
         self.revision = self.revision.max(revision);
         match (Key::parse(key), record) {
             (Some(Key::Pod { namespace, name }), record) => {
-                let name = PodName::new(namespace, name);
+                let name = self.name(namespace, name);
                 self.forget_pod(&name);
                 if let Some(Record::Pod(pod)) = record {
-                    self.keep_pod(name, pod);
+                    self.keep_pod(&name, pod);
                 }
+                self.set_revision(&name, revision, |entry| &mut entry.pod_revision);
             }
-            (Some(Key::PodStatus { namespace, name }), Some(Record::Status(status))) => {
-                self.statuses.insert(PodName::new(namespace, name), status);
+            (Some(Key::PodStatus { namespace, name }), record) => {
+                let name = self.name(namespace, name);
+                let status = match record {
+                    Some(Record::Status(status)) => Some(self.kept_status(&name, status)),
+                    _ => None,
+                };
+                self.pods.entry(name.clone()).or_default().status = status;
+                self.set_revision(&name, revision, |entry| &mut entry.status_revision);
             }
-            (Some(Key::PodStatus { namespace, name }), _) => {
-                self.statuses.remove(&PodName::new(namespace, name));
+            (other, record) => {
+                let before = match revision {
+                    0 => self.revisions.remove(key),
+                    revision => self.revisions.insert(key.to_owned(), revision),
+                };
+                if let Some(before) = before {
+                    self.purged.remove(&before);
+                }
+                self.apply_other(other.as_ref(), record);
             }
+        }
+        if gone && revision > 0 {
+            self.purged.insert(revision, key.to_owned());
+        }
+    }
+
+    fn apply_other(&mut self, key: Option<&Key<'_>>, record: Option<Record>) {
+        match (key, record) {
             (Some(Key::Node { name }), Some(Record::Node(node))) => {
-                self.nodes.insert(name.to_owned(), node);
+                self.nodes.insert((*name).to_owned(), node);
             }
             (Some(Key::Node { name }), _) => {
-                self.nodes.remove(name);
+                self.nodes.remove(*name);
             }
             (Some(Key::Removal { node, uid }), Some(Record::Removal(removal))) => {
-                self.removals.entry(node.to_owned()).or_default().insert(uid.to_owned(), removal);
+                self.removals.entry((*node).to_owned()).or_default().insert((*uid).to_owned(), removal);
             }
             (Some(Key::Removal { node, uid }), _) => {
-                if let Some(of_node) = self.removals.get_mut(node) {
-                    of_node.remove(uid);
+                if let Some(of_node) = self.removals.get_mut(*node) {
+                    of_node.remove(*uid);
                 }
             }
-            (Some(Key::Lease) | None, _) => {}
+            _ => {}
         }
+    }
+
+    /// The name, with what is kept of it already.
+    fn name(&mut self, namespace: &str, name: &str) -> PodName {
+        let name = PodName::new(self.namespaces.get(namespace).cloned().unwrap_or_else(|| namespace.into()), name);
+        self.namespaces.insert(Arc::clone(&name.namespace));
+        self.pods.get_key_value(&name).map_or(name, |(there, _)| there.clone())
+    }
+
+    fn set_revision(&mut self, name: &PodName, revision: u64, of: impl Fn(&mut Entry) -> &mut u64) {
+        let entry = self.pods.entry(name.clone()).or_default();
+        let before = std::mem::replace(of(entry), revision);
+        if entry.is_empty() {
+            self.pods.remove(name);
+        }
+        self.purged.remove(&before);
     }
 
     fn forget_pod(&mut self, name: &PodName) {
-        let Some(pod) = self.pods.remove(name) else { return };
-        self.by_uid.remove(&pod.metadata.uid);
-        if let Some(of_node) = self.by_node.get_mut(&pod.spec.node_name) {
-            of_node.remove(name);
+        let Some(pod) = self.pods.get_mut(name).and_then(|entry| entry.pod.take()) else { return };
+        self.by_uid.remove(&pod.uid);
+        if let Some(on_node) = self.by_node.get_mut(pod.node()) {
+            on_node.pods.remove(name);
+            on_node.digest.take();
         }
     }
 
-    fn keep_pod(&mut self, name: PodName, pod: Arc<Pod>) {
-        self.by_uid.insert(pod.metadata.uid.clone(), name.clone());
-        if !pod.spec.node_name.is_empty() {
-            self.by_node.entry(pod.spec.node_name.clone()).or_default().insert(name.clone());
+    fn keep_pod(&mut self, name: &PodName, pod: Arc<Pod>) {
+        let pod = Arc::new(KeptPod::new(pod, &mut self.pod_templates));
+        self.by_uid.insert(Arc::clone(&pod.uid), name.clone());
+        if !pod.node().is_empty() {
+            let on_node = self.by_node.entry(pod.node().to_owned()).or_default();
+            on_node.pods.insert(name.clone());
+            on_node.digest.take();
         }
-        self.pods.insert(name, pod);
+        self.pods.entry(name.clone()).or_default().pod = Some(pod);
+    }
+
+    fn kept_status(&mut self, name: &PodName, status: Arc<StatusRecord>) -> Arc<KeptStatus> {
+        let pod = self.pods.get(name).and_then(|entry| entry.pod.as_ref());
+        Arc::new(KeptStatus::new(status, pod.map(|pod| &pod.uid), &mut self.status_templates))
     }
 
     /// A marker of a purged key was removed from the store.
     pub(crate) fn forget_marker(&mut self, key: &str, revision: u64) {
-        if self.revisions.get(key) == Some(&revision) {
-            self.revisions.remove(key);
+        if self.revision_of(key) == revision && !self.holds(key) {
+            self.apply(key, None, 0);
         }
         self.purged.remove(&revision);
     }
@@ -144,9 +214,18 @@ impl Cluster {
 // === What is there ===
 
 impl Cluster {
-    /// The pod of this name.
-    pub fn pod(&self, name: &PodName) -> Option<&Arc<Pod>> {
+    fn entry(&self, name: &PodName) -> Option<&Entry> {
         self.pods.get(name)
+    }
+
+    /// The pod of this name.
+    pub fn pod(&self, name: &PodName) -> Option<Arc<Pod>> {
+        self.kept(name).map(|kept| Arc::new(kept.pod(name)))
+    }
+
+    /// The pod of this name, as it is kept.
+    pub(crate) fn kept(&self, name: &PodName) -> Option<&Arc<KeptPod>> {
+        self.entry(name)?.pod.as_ref()
     }
 
     /// The name of the pod with this UID.
@@ -155,36 +234,50 @@ impl Cluster {
     }
 
     /// All pods, by name.
-    pub fn pods(&self) -> impl Iterator<Item = (&PodName, &Arc<Pod>)> {
-        self.pods.iter()
+    pub(crate) fn pods(&self) -> impl Iterator<Item = (&PodName, &Arc<KeptPod>)> {
+        self.pods.iter().filter_map(|(name, entry)| Some((name, entry.pod.as_ref()?)))
     }
 
     /// Pods that come after `name`, in order.
     pub(crate) fn pods_after<'a>(&'a self, name: Option<&PodName>) -> impl Iterator<Item = &'a PodName> + use<'a> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = name.map_or(Unbounded, |name| Excluded(name.clone()));
-        self.pods.range((from, Unbounded)).map(|(name, _)| name)
+        self.pods.range((from, Unbounded)).filter(|(_, entry)| entry.pod.is_some()).map(|(name, _)| name)
     }
 
     /// The pods that are bound to a node.
-    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.by_node.get(node).into_iter().flatten().filter_map(|name| self.pods.get(name))
+    pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = (&PodName, &Arc<KeptPod>)> {
+        let names = self.by_node.get(node).into_iter().flat_map(|on_node| &on_node.pods);
+        names.filter_map(|name| Some((name, self.kept(name)?)))
+    }
+
+    /// Of what a node should hold.
+    pub(crate) fn digest_of(&self, node: &str) -> [u8; 32] {
+        let digest = || {
+            digest::desired_set(self.pods_on(node).map(|(_, pod)| (&*pod.uid, pod.generation, pod.is_terminating())))
+        };
+        self.by_node.get(node).map_or_else(digest, |on_node| *on_node.digest.get_or_init(digest))
     }
 
     /// How many pods there are.
     pub fn pods_len(&self) -> usize {
-        self.pods.len()
+        self.by_uid.len()
     }
 
     /// The status of the pod that has the name now.
-    pub fn status(&self, name: &PodName) -> Option<&Arc<StatusRecord>> {
-        let uid = &self.pods.get(name)?.metadata.uid;
-        self.statuses.get(name).filter(|status| status.uid == *uid)
+    pub fn status(&self, name: &PodName) -> Option<Arc<StatusRecord>> {
+        self.kept_status_of(name).map(|status| Arc::new(status.record()))
+    }
+
+    /// The status of the pod that has the name now, as it is kept.
+    pub(crate) fn kept_status_of(&self, name: &PodName) -> Option<&Arc<KeptStatus>> {
+        self.entry(name)?.status()
     }
 
     /// Statuses whose pod is gone: garbage, once everything is read.
     pub(crate) fn orphaned_statuses(&self) -> impl Iterator<Item = &PodName> {
-        self.statuses.keys().filter(|name| self.status(name).is_none())
+        let orphaned = |entry: &Entry| entry.status.is_some() && entry.status().is_none();
+        self.pods.iter().filter(move |(_, entry)| orphaned(entry)).map(|(name, _)| name)
     }
 
     /// The node of this name.
@@ -218,18 +311,35 @@ impl Cluster {
 
     /// What the next write of `key` expects; 0: it never was.
     pub(crate) fn revision_of(&self, key: &str) -> u64 {
-        self.revisions.get(key).copied().unwrap_or(0)
+        match Key::parse(key) {
+            Some(Key::Pod { namespace, name }) => {
+                self.entry(&PodName::new(namespace, name)).map_or(0, |entry| entry.pod_revision)
+            }
+            Some(Key::PodStatus { namespace, name }) => {
+                self.entry(&PodName::new(namespace, name)).map_or(0, |entry| entry.status_revision)
+            }
+            _ => self.revisions.get(key).copied().unwrap_or(0),
+        }
+    }
+
+    /// What the next write of a pod expects; 0: it never was.
+    pub(crate) fn pod_revision(&self, name: &PodName) -> u64 {
+        self.entry(name).map_or(0, |entry| entry.pod_revision)
     }
 
     /// Whether `key` has a value.
     pub(crate) fn holds(&self, key: &str) -> bool {
-        self.revisions.get(key).is_some_and(|revision| !self.purged.contains_key(revision))
+        let revision = self.revision_of(key);
+        revision > 0 && !self.purged.contains_key(&revision)
     }
 
     /// All that has a value, by key.
     pub(crate) fn records(&self) -> impl Iterator<Item = (String, Record)> {
-        let pods = self.pods.iter().map(|(name, pod)| (name.key(), Record::Pod(Arc::clone(pod))));
-        let statuses = self.statuses.iter().map(|(name, s)| (name.status_key(), Record::Status(Arc::clone(s))));
+        let pods = self.pods().map(|(name, pod)| (name.key(), Record::Pod(Arc::new(pod.pod(name)))));
+        let statuses = self.pods.iter().filter_map(|(name, entry)| {
+            let status = entry.status.as_ref()?;
+            Some((name.status_key(), Record::Status(Arc::new(status.record()))))
+        });
         let nodes = self.nodes.iter().map(|(name, node)| (subject::node_key(name), Record::Node(Arc::clone(node))));
         let removals = self
             .removals()
@@ -240,9 +350,10 @@ impl Cluster {
     /// The value of a key.
     pub(crate) fn record(&self, key: &str) -> Option<Record> {
         match Key::parse(key)? {
-            Key::Pod { namespace, name } => self.pods.get(&PodName::new(namespace, name)).cloned().map(Record::Pod),
+            Key::Pod { namespace, name } => self.pod(&PodName::new(namespace, name)).map(Record::Pod),
             Key::PodStatus { namespace, name } => {
-                self.statuses.get(&PodName::new(namespace, name)).cloned().map(Record::Status)
+                let status = self.entry(&PodName::new(namespace, name))?.status.as_ref()?;
+                Some(Record::Status(Arc::new(status.record())))
             }
             Key::Node { name } => self.nodes.get(name).cloned().map(Record::Node),
             Key::Removal { node, uid } => self.removal(node, uid).cloned().map(Record::Removal),
@@ -271,11 +382,11 @@ impl Cluster {
 
     /// A pod as it is now, without a copy of it.
     pub(crate) fn seen_pod(&self, name: &PodName) -> Option<SeenPod> {
-        let pod = Arc::clone(self.pods.get(name)?);
-        let status = self.status(name).cloned();
-        let status_revision = status.as_ref().map_or(0, |_| self.revision_of(&name.status_key()));
-        let revision = self.revision_of(&name.key()).max(status_revision);
-        Some(SeenPod { pod, status, revision })
+        let (name, entry) = self.pods.get_key_value(name)?;
+        let pod = Arc::clone(entry.pod.as_ref()?);
+        let status = entry.status().cloned();
+        let status_revision = status.as_ref().map_or(0, |_| entry.status_revision);
+        Some(SeenPod { name: name.clone(), pod, status, revision: entry.pod_revision.max(status_revision) })
     }
 
     /// A node as a client sees it.
@@ -289,8 +400,9 @@ impl Cluster {
 /// A pod at one moment: what it shares with the memory of that moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SeenPod {
-    pub(crate) pod: Arc<Pod>,
-    pub(crate) status: Option<Arc<StatusRecord>>,
+    pub(crate) name: PodName,
+    pub(crate) pod: Arc<KeptPod>,
+    pub(crate) status: Option<Arc<KeptStatus>>,
     /// The higher of its two keys'.
     pub(crate) revision: u64,
 }
@@ -298,26 +410,27 @@ pub(crate) struct SeenPod {
 impl SeenPod {
     /// As a client sees it.
     pub(crate) fn shown(&self) -> Pod {
-        let mut pod = Pod::clone(&self.pod);
+        let mut pod = self.pod.pod(&self.name);
         pod.metadata.resource_version = self.revision.to_string();
-        pod.status = Some(shown_status(&pod, self.status.as_ref().map(|record| &record.status)));
+        let status = self.status.as_ref().map(|status| status.record().status);
+        pod.status = Some(shown_status(&pod, status));
         pod
     }
 
     /// As `status.phase` says.
     pub(crate) fn phase(&self) -> PodPhase {
-        self.status.as_ref().map_or(PodPhase::Pending, |record| record.status.phase)
+        self.status.as_ref().map_or(PodPhase::Pending, |status| status.phase())
     }
 }
 
 /// The status before any report is what follows from the binding: it costs no write of its own.
-fn shown_status(pod: &Pod, status: Option<&PodStatus>) -> PodStatus {
+fn shown_status(pod: &Pod, status: Option<PodStatus>) -> PodStatus {
     let born = pod.metadata.creation_timestamp.unwrap_or_default();
     let scheduled =
         |status: &PodStatus| status.conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "True");
     match (status, pod.spec.node_name.is_empty()) {
-        (Some(status), false) if !scheduled(status) => fold::bound(pod, Some(status), born),
-        (Some(status), _) => status.clone(),
+        (Some(status), false) if !scheduled(&status) => fold::bound(pod, Some(&status), born),
+        (Some(status), _) => status,
         (None, false) => fold::bound(pod, None, born),
         (None, true) => fold::unbound(pod),
     }

@@ -202,14 +202,18 @@ impl Leader {
         for (_, record) in self.cluster.nodes() {
             self.core.upsert_node(crate::binding::core_node(&record.node));
         }
+        // Of each template, which many pods share.
+        let mut specs = HashMap::new();
         for (name, pod) in self.cluster.pods() {
-            let over = self.cluster.status(name).is_some_and(|status| status.status.phase.is_terminal());
-            if !pod.spec.node_name.is_empty() && !over {
-                self.core.assume(&pod.metadata.uid, &pod.spec.node_name, &crate::binding::spec(pod));
-                if pod.metadata.deletion_timestamp.is_some() {
-                    self.core.set_terminating(&pod.metadata.uid);
+            let over = self.cluster.kept_status_of(name).is_some_and(|status| status.phase().is_terminal());
+            if !pod.node().is_empty() && !over {
+                let template = pod.template();
+                let spec = specs.entry(Arc::as_ptr(template)).or_insert_with(|| crate::binding::spec(template));
+                self.core.assume(&pod.uid, pod.node(), spec);
+                if pod.is_terminating() {
+                    self.core.set_terminating(&pod.uid);
                 }
-            } else if let Some(pending) = crate::binding::pending(pod).filter(|_| pod.spec.node_name.is_empty()) {
+            } else if let Some(pending) = crate::binding::pending(&pod.pod(name)).filter(|_| pod.node().is_empty()) {
                 self.core.enqueue(&pending);
             }
         }
@@ -342,7 +346,7 @@ impl Leader {
             self.core.release(&uid);
             self.core.dequeue(&uid);
             self.creating.remove(&uid);
-            if let Some(pod) = self.cluster.pod(name).cloned() {
+            if let Some(pod) = self.cluster.pod(name) {
                 if pod.spec.node_name.is_empty() {
                     self.enqueue(&pod);
                 } else {

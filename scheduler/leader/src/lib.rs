@@ -21,6 +21,7 @@ mod events;
 mod health;
 mod input;
 mod intake;
+mod kept;
 mod leader;
 mod lease;
 mod lineage;

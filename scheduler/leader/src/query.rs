@@ -1,12 +1,12 @@
 //! `get` and `list`, and the words of refusals. Pure.
 
 use podbus_common::api::{GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status};
-use podbus_common::model::{ListMeta, ObjectMeta, Pod, PodPhase};
+use podbus_common::model::{ListMeta, ObjectMeta};
 use podbus_common::selector::{FieldSelector, LabelSelector};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, PodName};
+use crate::cluster::{Cluster, PodName, SeenPod};
 
 /// A page stays below the 1 MiB that nats-server takes by default.
 const PAGE_BYTES_MAX: usize = 700 << 10;
@@ -66,7 +66,7 @@ pub(crate) fn get(
 ) -> Result<Value, Status> {
     match resource {
         Resource::Pods => {
-            let name = PodName::new(namespace_of(namespace)?, &request.name);
+            let name = PodName::new(namespace_of(namespace)?, request.name.as_str());
             let pod = cluster.shown_pod(&name).ok_or_else(|| not_found("pods", &name.name))?;
             to_value(&pod)
         }
@@ -109,27 +109,22 @@ impl Filter {
         Ok(filter)
     }
 
-    pub(crate) fn takes_pod(&self, pod: &Pod, phase: PodPhase) -> bool {
-        self.takes(&pod.metadata, |field| match field {
-            "spec.nodeName" => Some(pod.spec.node_name.clone()),
-            "status.phase" => Some(phase.as_str().to_owned()),
-            _ => None,
-        })
+    pub(crate) fn takes_pod(&self, seen: &SeenPod) -> bool {
+        let PodName { namespace, name } = &seen.name;
+        self.namespace.as_ref().is_none_or(|wanted| **wanted == **namespace)
+            && self.labels.matches(&seen.pod.template().metadata.labels)
+            && self.fields.matches(|field| match field {
+                "metadata.name" => Some(name.to_string()),
+                "metadata.namespace" => Some(namespace.to_string()),
+                "spec.nodeName" => Some(seen.pod.node().to_owned()),
+                "status.phase" => Some(seen.phase().as_str().to_owned()),
+                _ => None,
+            })
     }
 
     pub(crate) fn takes_node(&self, metadata: &ObjectMeta) -> bool {
-        self.takes(metadata, |_| None)
-    }
-
-    fn takes(&self, metadata: &ObjectMeta, other: impl Fn(&str) -> Option<String>) -> bool {
-        let in_namespace = self.namespace.as_ref().is_none_or(|namespace| *namespace == metadata.namespace);
-        in_namespace
-            && self.labels.matches(&metadata.labels)
-            && self.fields.matches(|field| match field {
-                "metadata.name" => Some(metadata.name.clone()),
-                "metadata.namespace" => Some(metadata.namespace.clone()),
-                field => other(field),
-            })
+        self.labels.matches(&metadata.labels)
+            && self.fields.matches(|field| (field == "metadata.name").then(|| metadata.name.clone()))
     }
 }
 
@@ -179,13 +174,13 @@ impl Page {
 fn pods_page(cluster: &Cluster, filter: &Filter, after: &str) -> Result<Page, Status> {
     let after = after.split_once('/').map(|(namespace, name)| PodName::new(namespace, name));
     // Pods are sorted by namespace: begin where the wanted one does.
-    let from = filter.namespace.as_ref().map(|namespace| PodName::new(namespace, ""));
+    let from = filter.namespace.as_ref().map(|namespace| PodName::new(namespace.as_str(), ""));
     let mut page = Page::default();
     for name in cluster.pods_after(after.or(from).as_ref()) {
-        if filter.namespace.as_ref().is_some_and(|namespace| *namespace != name.namespace) {
+        if filter.namespace.as_ref().is_some_and(|namespace| **namespace != *name.namespace) {
             break;
         }
-        if let Some(seen) = cluster.seen_pod(name).filter(|seen| filter.takes_pod(&seen.pod, seen.phase()))
+        if let Some(seen) = cluster.seen_pod(name).filter(|seen| filter.takes_pod(seen))
             && !page.push(&seen.shown(), &format!("{}/{}", name.namespace, name.name))?
         {
             break;
@@ -223,7 +218,7 @@ mod tests {
                 let pod = json!({"metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}{n}")}, "spec": {}});
                 let record = Record::Pod(Arc::new(serde_json::from_value(pod).unwrap()));
                 let revision = cluster.revision() + 1;
-                cluster.apply(&PodName::new(namespace, &name).key(), Some(record), revision);
+                cluster.apply(&PodName::new(namespace, name.as_str()).key(), Some(record), revision);
             }
         }
         cluster

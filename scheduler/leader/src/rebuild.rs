@@ -90,10 +90,10 @@ pub(crate) fn merge(
         }
     }
     let rank = |name: &PodName| {
-        let revision = cluster.revision_of(&name.key());
+        let revision = cluster.pod_revision(name);
         (lineage.epoch_at(revision), revision)
     };
-    let newer = |(name, claim): &(&PodName, &&Claim)| cluster.pod(name).is_none() || claim.rank > rank(name);
+    let newer = |(name, claim): &(&PodName, &&Claim)| cluster.kept(name).is_none() || claim.rank > rank(name);
     let restored = best.iter().filter(newer).map(|(name, claim)| Repair {
         object: Object::Pod(name.clone()),
         writes: vec![Write::put(name.key(), Record::Pod(Arc::clone(&claim.pod)))],
@@ -101,13 +101,15 @@ pub(crate) fn merge(
         kind: Kind::Restored { node: claim.node.clone() },
     });
     let mut repairs: Vec<_> = restored.collect();
-    let ended: BTreeSet<&String> = inventories.values().flat_map(|inventory| &inventory.ended).collect();
+    let ended: BTreeSet<&str> =
+        inventories.values().flat_map(|inventory| &inventory.ended).map(String::as_str).collect();
     for (name, pod) in cluster.pods().filter(|(name, _)| !best.contains_key(*name)) {
-        let repair = |writes, kind| Repair { object: Object::Pod(name.clone()), writes, pod: Arc::clone(pod), kind };
-        if ended.contains(&pod.metadata.uid) {
+        let repair =
+            |writes, kind| Repair { object: Object::Pod(name.clone()), writes, pod: Arc::new(pod.pod(name)), kind };
+        if ended.contains(&*pod.uid) {
             repairs.push(repair(purges(name), Kind::Ended));
-        } else if gate && pod.spec.node_name.is_empty() && cluster.revision_of(&name.key()) < lineage.began() {
-            let mut gated = Pod::clone(pod);
+        } else if gate && pod.node().is_empty() && cluster.pod_revision(name) < lineage.began() {
+            let mut gated = pod.pod(name);
             if gated.spec.scheduling_gates.iter().all(|gate| gate.name != RECOVERED_GATE) {
                 gated.spec.scheduling_gates.push(PodSchedulingGate { name: RECOVERED_GATE.to_owned() });
                 let write = Write::put(name.key(), Record::Pod(Arc::new(gated)));

@@ -34,14 +34,14 @@ pub(crate) fn reply(
         ..Default::default()
     };
     let mut bytes = held.len() * 64;
-    for pod in cluster.pods_on(node) {
-        let pod = assigned(cluster, pod);
-        let has = known.get(pod.uid.as_str());
+    for (name, pod) in cluster.pods_on(node) {
+        let revision = cluster.pod_revision(name);
         let has_it =
-            |held: &&HeldPod| held.ended || held.generation >= pod.generation && !is_newer(lineage, pod.revision, held);
-        if has.copied().as_ref().is_some_and(has_it) {
+            |held: &&HeldPod| held.ended || held.generation >= pod.generation && !is_newer(lineage, revision, held);
+        if known.get(&*pod.uid).is_some_and(has_it) {
             continue;
         }
+        let pod = assigned(&pod.pod(name), revision);
         bytes += pod.pod.len() + 128;
         if bytes > REPLY_BYTES_MAX && !reply.missing.is_empty() {
             reply.more = true;
@@ -53,11 +53,11 @@ pub(crate) fn reply(
 }
 
 /// A pod as it is assigned.
-pub(crate) fn assigned(cluster: &Cluster, pod: &Pod) -> AssignedPod {
+pub(crate) fn assigned(pod: &Pod, revision: u64) -> AssignedPod {
     AssignedPod {
         uid: pod.metadata.uid.clone(),
         generation: pod.metadata.generation,
-        revision: cluster.revision_of(&PodName::of(pod).key()),
+        revision,
         // A pod that was read from JSON is JSON.
         pod: serde_json::to_vec(pod).unwrap_or_default().into(),
     }
@@ -90,9 +90,9 @@ fn is_newer(lineage: &Lineage, revision: u64, held: &HeldPod) -> bool {
 fn judge(cluster: &Cluster, lineage: &Lineage, node: &str, held: &HeldPod) -> Verdict {
     let verdict =
         |kind: verdict::Kind, grace| Verdict { uid: held.uid.clone(), kind: kind.into(), grace_period_seconds: grace };
-    let name = PodName::new(&held.namespace, &held.name);
-    let namesake = cluster.pod(&name);
-    if namesake.is_some_and(|pod| pod.metadata.uid == held.uid && pod.spec.node_name == node) {
+    let name = PodName::new(held.namespace.as_str(), held.name.as_str());
+    let namesake = cluster.kept(&name);
+    if namesake.is_some_and(|pod| *pod.uid == *held.uid && pod.node() == node) {
         return verdict(verdict::Kind::Keep, 0);
     }
     if let Some(removal) = cluster.removal(node, &held.uid) {
@@ -101,9 +101,9 @@ fn judge(cluster: &Cluster, lineage: &Lineage, node: &str, held: &HeldPod) -> Ve
     if held.ended {
         return verdict(verdict::Kind::Keep, 0);
     }
-    let newer = is_newer(lineage, cluster.revision_of(&name.key()), held);
-    if let Some(other) = namesake.filter(|pod| newer && pod.metadata.uid != held.uid) {
-        let grace = other.spec.termination_grace_period_seconds.unwrap_or(30);
+    let newer = is_newer(lineage, cluster.pod_revision(&name), held);
+    if let Some(other) = namesake.filter(|pod| newer && *pod.uid != *held.uid) {
+        let grace = other.template().spec.termination_grace_period_seconds.unwrap_or(30);
         return verdict(verdict::Kind::Remove, grace);
     }
     verdict(verdict::Kind::Hold, 0)

@@ -45,7 +45,7 @@ impl Shown {
 
     fn taken_by(&self, filter: &Filter) -> bool {
         match self {
-            Self::Pod(seen) => filter.takes_pod(&seen.pod, seen.phase()),
+            Self::Pod(seen) => filter.takes_pod(seen),
             Self::Node(record, _) => filter.takes_node(&record.node.metadata),
         }
     }
@@ -190,7 +190,7 @@ impl Watches {
             return Vec::new();
         }
         let changes = match (&before, &after) {
-            (Some(Shown::Pod(old)), Some(Shown::Pod(new))) if old.pod.metadata.uid != new.pod.metadata.uid => {
+            (Some(Shown::Pod(old)), Some(Shown::Pod(new))) if old.pod.uid != new.pod.uid => {
                 vec![Change { revision, before, after: None }, Change { revision, before: None, after }]
             }
             _ => vec![Change { revision, before, after }],

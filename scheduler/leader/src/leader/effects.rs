@@ -59,12 +59,12 @@ impl Leader {
     }
 
     fn assign(&mut self, name: &PodName) {
-        let Some(pod) = self.cluster.pod(name).cloned() else { return };
+        let Some(pod) = self.cluster.pod(name) else { return };
         self.creating.remove(&pod.metadata.uid);
         if pod.metadata.deletion_timestamp.is_some() {
             self.core.set_terminating(&pod.metadata.uid);
         }
-        let assigned = vec![sync::assigned(&self.cluster, &pod)];
+        let assigned = vec![sync::assigned(&pod, self.cluster.pod_revision(name))];
         self.send_assignment(&pod.spec.node_name, Assignment { assigned, ..Default::default() });
     }
 
@@ -97,7 +97,7 @@ impl Leader {
         if nodes::is_ready(&record.node) {
             return;
         }
-        let names: Vec<_> = self.cluster.pods_on(node).map(|pod| PodName::of(pod)).collect();
+        let names: Vec<_> = self.cluster.pods_on(node).map(|(name, _)| name.clone()).collect();
         for name in names {
             self.submit(Object::Pod(name), Op::NodeLost);
         }

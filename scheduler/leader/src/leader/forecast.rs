@@ -17,8 +17,8 @@ const PLAN_MAX: usize = 10_000;
 impl Leader {
     /// What each node thinks of a pod.
     pub(super) fn explain(&mut self, namespace: Option<&str>, request: &ExplainRequest) -> Result<Value, Status> {
-        let name = PodName::new(query::namespace_of(namespace)?, &request.name);
-        let pod = self.cluster.pod(&name).cloned().ok_or_else(|| query::not_found("pods", &name.name))?;
+        let name = PodName::new(query::namespace_of(namespace)?, request.name.as_str());
+        let pod = self.cluster.pod(&name).ok_or_else(|| query::not_found("pods", &name.name))?;
         let explained = self.core.explain(&pod.metadata.uid, &binding::spec(&pod));
         let conclusion = match self.why_not_considered(&pod) {
             Some(why) => format!("{why} As the cluster is now: {}", explained.conclusion),
@@ -63,7 +63,7 @@ impl Leader {
                     .name_of(uid)
                     .map_or_else(|| uid.clone(), |name| format!("{}/{}", name.namespace, name.name))
             };
-            let there = !pod.metadata.name.is_empty() && self.cluster.pod(&PodName::of(pod)).is_some();
+            let there = !pod.metadata.name.is_empty() && self.cluster.kept(&PodName::of(pod)).is_some();
             let message = match self.why_not_considered(pod) {
                 Some(why) => why,
                 None if there => "there is a pod of this name already, which would be changed".to_owned(),

@@ -8,7 +8,7 @@ use podbus_common::proto::{
     Heartbeat, HeldPod, PodAck, Refusal, StatusReply, StatusRequest, SyncReply, SyncRequest, pod_ack, refusal,
 };
 use podbus_common::subject::{self, Verb};
-use podbus_common::{digest, fold};
+use podbus_common::fold;
 use serde_json::Value;
 
 use super::ops::Op;
@@ -60,7 +60,7 @@ impl Leader {
             (Verb::Apply, Resource::Pods) => {
                 let mut asked = intake::read(namespace, payload, || self.random.number())?;
                 for _ in 0..GENERATED_NAMES_MAX {
-                    if asked.generated && self.cluster.pod(&PodName::of(&asked.pod)).is_some() {
+                    if asked.generated && self.cluster.kept(&PodName::of(&asked.pod)).is_some() {
                         asked = intake::read(namespace, payload, || self.random.number())?;
                     }
                 }
@@ -71,7 +71,7 @@ impl Leader {
             }
             (Verb::Delete, Resource::Pods) => {
                 let request: DeleteRequest = query::read(payload)?;
-                let object = Object::Pod(PodName::new(query::namespace_of(namespace)?, &request.name));
+                let object = Object::Pod(PodName::new(query::namespace_of(namespace)?, request.name.as_str()));
                 self.submit(object, Op::Delete { call, request });
                 Ok(None)
             }
@@ -236,7 +236,7 @@ impl Leader {
         let behind = heartbeat.leader_epoch == self.term.epoch && heartbeat.counter < self.health.counter(node);
         // A removal of what it does not hold is in no digest.
         let owes = self.cluster.owes_removal(node);
-        let differs = behind || owes || heartbeat.digest[..] != self.digest_of(node)[..];
+        let differs = behind || owes || heartbeat.digest[..] != self.cluster.digest_of(node)[..];
         if self.health.nudge(node, differs, now) {
             tracing::debug!(node, behind, differs, "told an agent to sync");
             self.nudge(node, record.agent.epoch);
@@ -261,16 +261,9 @@ impl Leader {
 
     /// Whether a pod of the node is shown as one whose node does not answer.
     fn marks_pods_of(&self, node: &str) -> bool {
-        self.cluster.pods_on(node).filter_map(|pod| self.cluster.status(&PodName::of(pod))).any(|record| {
+        self.cluster.pods_on(node).filter_map(|(name, _)| self.cluster.kept_status_of(name)).any(|status| {
             let marks = |c: &PodCondition| c.kind == "Ready" && c.reason == fold::NODE_NOT_READY;
-            record.status.conditions.iter().any(marks)
+            status.template().conditions.iter().any(marks)
         })
-    }
-
-    fn digest_of(&self, node: &str) -> [u8; 32] {
-        digest::desired_set(self.cluster.pods_on(node).map(|pod| {
-            let metadata = &pod.metadata;
-            (metadata.uid.as_str(), metadata.generation, metadata.deletion_timestamp.is_some())
-        }))
     }
 }

@@ -80,8 +80,8 @@ impl Leader {
 
     fn plan_pod(&mut self, name: &PodName, op: &Op) -> Plan {
         let now = self.now.wall;
-        let stored = self.cluster.pod(name).cloned();
-        let record = self.cluster.status(name).cloned();
+        let stored = self.cluster.pod(name);
+        let record = self.cluster.status(name);
         match op {
             Op::Apply { call, asked, uid } => match &stored {
                 Some(stored) => intake::plan_update(*call, stored, asked, self.settings.toleration_seconds),
@@ -130,7 +130,7 @@ impl Leader {
             None => return status::unknown(reported),
         }
         let node_ip = self.cluster.node(&reported.node).map_or("", |record| nodes::internal_ip(&record.node));
-        status::pod(reported, stored, self.cluster.status(name), node_ip, self.now.wall)
+        status::pod(reported, stored, self.cluster.status(name).as_ref(), node_ip, self.now.wall)
     }
 
     fn plan_create(&mut self, call: CallId, asked: &Asked, uid: &str) -> Plan {
@@ -228,8 +228,8 @@ impl Leader {
             return None;
         }
         let name = self.cluster.name_of(uid)?;
-        let pod = self.cluster.pod(name).filter(|_| self.cluster.revision_of(&name.key()) < self.lineage.began())?;
-        let spec = binding::spec(pod);
+        let pod = self.cluster.kept(name).filter(|_| self.cluster.pod_revision(name) < self.lineage.began())?;
+        let spec = binding::spec(pod.template());
         let new_uid = self.random.uid();
         self.core.release(uid);
         self.core.assume(&new_uid, node, &spec);

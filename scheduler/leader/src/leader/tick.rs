@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podbus_common::model::{EventType, Node, Pod, Timestamp};
+use podbus_common::model::{EventType, Node, Timestamp};
 
 use super::Leader;
 use super::ops::Op;
 use crate::cluster::PodName;
+use crate::kept::KeptPod;
 use crate::nodes::{self, Readiness};
 use crate::output::Output;
 use crate::plan::Object;
@@ -74,16 +75,16 @@ impl Leader {
         let all: Vec<_> = self.cluster.nodes().map(|(_, record)| lost_at(&record.node)).collect();
         let (mut leaving, mut held_back) = (Vec::new(), Vec::new());
         for (name, record) in self.cluster.nodes().filter(|(_, record)| !record.node.spec.taints.is_empty()) {
-            let due = |pod: &&Arc<Pod>| {
-                pod.metadata.deletion_timestamp.is_none()
-                    && binding::evicted_at(pod, &record.node.spec.taints).is_some_and(|at| at <= now)
+            let due = |(_, pod): &(&PodName, &Arc<KeptPod>)| {
+                !pod.is_terminating()
+                    && binding::evicted_at(pod.template(), &record.node.spec.taints).is_some_and(|at| at <= now)
             };
             let mut due = self.cluster.pods_on(name).filter(due).peekable();
             if due.peek().is_some() && lost_at(&record.node).is_some_and(|at| health::fell_together(at, &all)) {
                 held_back.push(record.node.clone());
                 continue;
             }
-            leaving.extend(due.map(|pod| (PodName::of(pod), pod.metadata.uid.clone())));
+            leaving.extend(due.map(|(name, pod)| (name.clone(), pod.uid.to_string())));
         }
         self.say_held_back(&held_back, now);
         for (name, uid) in leaving {

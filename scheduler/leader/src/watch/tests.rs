@@ -1,9 +1,12 @@
 use super::*;
+use crate::cluster::PodName;
+use crate::kept::{KeptPod, Templates};
 
 fn pod(uid: &str, label: &str) -> Shown {
     let metadata = json!({"namespace": "a", "name": "web", "uid": uid, "labels": {"app": label}});
-    let pod = Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap());
-    Shown::Pod(SeenPod { pod, status: None, revision: 0 })
+    let pod = serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap();
+    let pod = KeptPod::new(Arc::new(pod), &mut Templates::default());
+    Shown::Pod(SeenPod { name: PodName::new("a", "web"), pod: Arc::new(pod), status: None, revision: 0 })
 }
 
 fn open(watches: &mut Watches, labels: &str, revision: &str) -> Result<Vec<(String, u64)>, u16> {
