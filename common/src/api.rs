@@ -40,11 +40,11 @@ pub enum ApplyResult {
 
 /// Answer to `apply`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ApplyReply {
+pub struct ApplyReply<Object = Value> {
     /// What was done.
     pub result: ApplyResult,
     /// The object as stored.
-    pub object: Value,
+    pub object: Object,
 }
 
 /// `get`. The answer is the object itself.
@@ -70,7 +70,7 @@ pub struct ListRequest {
 /// A list of objects in Kubernetes' shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct List {
+pub struct List<Object = Value> {
     /// `v1`.
     pub api_version: String,
     /// `PodList`, `NodeList`.
@@ -78,7 +78,7 @@ pub struct List {
     /// Revision and the next page.
     pub metadata: ListMeta,
     /// The objects, sorted by namespace and name.
-    pub items: Vec<Value>,
+    pub items: Vec<Object>,
 }
 
 /// `watch`. The answer is a [`WatchReply`]; then [`WatchEvent`]s are published to `inbox`.
@@ -106,12 +106,12 @@ pub struct WatchReply {
 /// One change, or a bookmark each second. A gap in the sequence, or 3 s of silence: watch again from the last
 /// resourceVersion. `ERROR` carries a [`Status`] (410 Expired: list again).
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct WatchEvent {
+pub struct WatchEvent<Object = Value> {
     /// What happened.
     #[serde(rename = "type")]
     pub kind: WatchEventType,
     /// The object after the change; of a bookmark only its resourceVersion.
-    pub object: Value,
+    pub object: Object,
 }
 
 /// Kinds of [`WatchEvent`].

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use async_nats::HeaderMap;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt as _};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use podbus_common::api::Status;
 use podbus_common::subject::API_ALL;
 use podbus_common_bus::Bus;
 use podbus_scheduler_leader::{CallId, Input, unavailable};
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::boottime;
@@ -83,7 +83,7 @@ impl Calls {
         Some(Input::Call { call: self.last, subject, payload })
     }
 
-    pub(crate) fn answer(&mut self, call: CallId, result: Result<Value, Status>) {
+    pub(crate) fn answer(&mut self, call: CallId, result: Result<Bytes, Status>) {
         if let Some(request) = self.waiting.remove(&call) {
             answer(request, result);
         }
@@ -91,19 +91,19 @@ impl Calls {
 }
 
 /// A refusal has the headers of ADR-32 and a Status as its body.
-fn answer(request: Request, result: Result<Value, Status>) {
+fn answer(request: Request, result: Result<Bytes, Status>) {
     let mut headers = HeaderMap::new();
     let body = match result {
-        Ok(value) => serde_json::to_vec(&value),
+        Ok(json) => json,
         Err(status) => {
             // A header is one line.
             headers.insert(NATS_SERVICE_ERROR, status.message.replace(['\r', '\n'], " "));
             headers.insert(NATS_SERVICE_ERROR_CODE, status.code.to_string());
-            serde_json::to_vec(&status)
+            serde_json::to_vec(&status).unwrap_or_default().into()
         }
     };
     tokio::spawn(async move {
         // Who asked may be gone: then nobody misses the answer.
-        let _ = request.respond_with_headers(Ok(body.unwrap_or_default().into()), headers).await;
+        let _ = request.respond_with_headers(Ok(body), headers).await;
     });
 }

@@ -1,5 +1,5 @@
-//! What the leader itself costs: pods applied, bound and reported as running, on a store that acknowledges at once.
-//! Whatever the bus and nats-server cost comes on top.
+//! What the leader itself costs: pods applied, bound and reported as running, on a store that acknowledges at once, with
+//! one watcher. Whatever the bus and nats-server cost comes on top.
 //!
 //! `leader [PODS [NODES]]`
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
-use podbus_common::api::LeaseTerm;
+use podbus_common::api::{LeaseTerm, WatchRequest};
 use podbus_common::model::Timestamp;
 use podbus_common::proto::{
     Assignment, ContainerState, ContainerStatus, NodeDescription, PodReport, SandboxState, SandboxStatus,
@@ -19,6 +19,9 @@ use podbus_common::subject::{self, Verb};
 use podbus_scheduler_leader::{Cluster, Input, Leader, Lineage, Now, Output, Settings, Start, Step, Writing};
 use prost::Message as _;
 use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Pods in one report of a node.
 const REPORT_PODS: usize = 16;
@@ -97,6 +100,9 @@ fn main() {
     for node in 0..nodes {
         bench.hear(register(&format!("node-{node}")));
     }
+    let watch = WatchRequest { inbox: "inbox".into(), ..Default::default() };
+    let payload = serde_json::to_vec(&watch).unwrap().into();
+    bench.hear(Input::Call { call: 0, subject: subject::api(None, "pods", Verb::Watch), payload });
     let before = resident_bytes();
     let requests: Vec<_> = (0..pods).map(apply).collect();
 

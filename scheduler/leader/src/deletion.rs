@@ -89,8 +89,7 @@ pub(crate) fn purges(name: &PodName) -> Vec<Write> {
 
 fn gone(call: CallId, name: &PodName, effect: Effect) -> Plan {
     let success = Status::success(format!("pods \"{}\" deleted", name.name));
-    let answer = serde_json::to_value(success).map_err(|error| query::internal(&error));
-    Plan { writes: purges(name), effects: vec![effect, Effect::Answer(call, answer)] }
+    Plan { writes: purges(name), effects: vec![effect, Effect::Answer(call, query::to_json(&success))] }
 }
 
 #[cfg(test)]

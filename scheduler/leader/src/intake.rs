@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use podbus_common::api::{ApplyReply, ApplyRequest, ApplyResult, Status};
 use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE, set_defaults};
 use podbus_common::manifest;
@@ -184,9 +185,8 @@ fn keep_default_tolerations(stored: &Pod, asked: &mut Pod) {
 }
 
 /// The answer to an apply.
-pub(crate) fn reply(result: ApplyResult, pod: &Pod) -> Result<Value, Status> {
-    let object = query::to_value(pod)?;
-    query::to_value(&ApplyReply { result, object })
+pub(crate) fn reply(result: ApplyResult, pod: &Pod) -> Result<Bytes, Status> {
+    query::to_json(&ApplyReply { result, object: pod })
 }
 
 #[cfg(test)]

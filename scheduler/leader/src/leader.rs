@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use podbus_common::api::Status;
 use podbus_common::proto::{HeldPod, PodAck, SyncRequest, Term};
 use podbus_scheduler_core::Scheduler;
-use serde_json::Value;
 
 use crate::cluster::{Cluster, PodName};
 use crate::events::Recorder;
@@ -259,7 +259,7 @@ impl Leader {
 // === What leaves ===
 
 impl Leader {
-    fn answer(&mut self, call: CallId, result: Result<Value, Status>) {
+    fn answer(&mut self, call: CallId, result: Result<Bytes, Status>) {
         self.outputs.push(Output::Answer(call, result));
     }
 

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use podbus_common::api::Status;
 use podbus_common::model::Event;
-use serde_json::Value;
 
 use crate::plan::{CallId, Object, Write};
 use crate::watch::Outgoing;
@@ -19,8 +18,8 @@ pub enum Output {
         /// The writes of one decision.
         writes: Vec<(Write, u64)>,
     },
-    /// Answer a call.
-    Answer(CallId, Result<Value, Status>),
+    /// Answer a call with this JSON.
+    Answer(CallId, Result<Bytes, Status>),
     /// Publish a protobuf message to a node.
     Send {
         /// Where to.

@@ -1,10 +1,10 @@
 //! What a decision consists of: writes, then effects. Nothing of it is done by whoever decides.
 
+use bytes::Bytes;
 use podbus_common::api::{ApplyResult, Status};
 use podbus_common::model::{Event, Pod};
 use podbus_common::proto;
 use podbus_common::subject::Key;
-use serde_json::Value;
 
 use crate::cluster::PodName;
 use crate::record::Record;
@@ -82,8 +82,8 @@ pub(crate) type BatchId = u64;
 /// What follows from a decision.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
-    /// Answers a call of the API.
-    Answer(CallId, Result<Value, Status>),
+    /// Answers a call of the API with this JSON.
+    Answer(CallId, Result<Bytes, Status>),
     /// Answers a call with a pod as it is shown by now.
     AnswerPod(CallId, PodName),
     /// Answers an apply with what it did and the pod as it is shown by now.

@@ -1,10 +1,11 @@
 //! `get` and `list`, and the words of refusals. Pure.
 
+use bytes::Bytes;
 use podbus_common::api::{GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status};
 use podbus_common::model::{ListMeta, ObjectMeta};
 use podbus_common::selector::{FieldSelector, LabelSelector};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::cluster::{Cluster, PodName, SeenPod};
 
@@ -63,16 +64,16 @@ pub(crate) fn get(
     resource: Resource,
     namespace: Option<&str>,
     request: &GetRequest,
-) -> Result<Value, Status> {
+) -> Result<Bytes, Status> {
     match resource {
         Resource::Pods => {
             let name = PodName::new(namespace_of(namespace)?, request.name.as_str());
             let pod = cluster.shown_pod(&name).ok_or_else(|| not_found("pods", &name.name))?;
-            to_value(&pod)
+            to_json(&pod)
         }
         Resource::Nodes => {
             let node = cluster.shown_node(&request.name).ok_or_else(|| not_found("nodes", &request.name))?;
-            to_value(&node)
+            to_json(&node)
         }
     }
 }
@@ -83,8 +84,8 @@ pub(crate) fn namespace_of(namespace: Option<&str>) -> Result<&str, Status> {
 }
 
 /// An object as JSON.
-pub(crate) fn to_value(object: &impl serde::Serialize) -> Result<Value, Status> {
-    serde_json::to_value(object).map_err(|error| internal(&error))
+pub(crate) fn to_json(object: &impl serde::Serialize) -> Result<Bytes, Status> {
+    serde_json::to_vec(object).map(Bytes::from).map_err(|error| internal(&error))
 }
 
 /// Which objects a list or a watch is about.
@@ -135,14 +136,14 @@ pub(crate) fn list(
     namespace: Option<&str>,
     request: &ListRequest,
     revision: u64,
-) -> Result<Value, Status> {
+) -> Result<Bytes, Status> {
     let namespace = namespace.filter(|_| resource == Resource::Pods);
     let filter = Filter::new(namespace, &request.label_selector, &request.field_selector)?;
     let (kind, page) = match resource {
         Resource::Pods => ("PodList", pods_page(cluster, &filter, &request.continue_token)?),
         Resource::Nodes => ("NodeList", nodes_page(cluster, &filter, &request.continue_token)?),
     };
-    to_value(&List {
+    to_json(&List {
         api_version: "v1".to_owned(),
         kind: kind.to_owned(),
         metadata: ListMeta { resource_version: revision.to_string(), continue_token: page.continue_token },
@@ -152,7 +153,7 @@ pub(crate) fn list(
 
 #[derive(Default)]
 struct Page {
-    items: Vec<Value>,
+    items: Vec<Box<RawValue>>,
     bytes: usize,
     continue_token: String,
 }
@@ -160,9 +161,9 @@ struct Page {
 impl Page {
     /// Takes an object in; `false`: it is full, and `last` is where the next one begins after.
     fn push(&mut self, object: &impl serde::Serialize, last: &str) -> Result<bool, Status> {
-        let value = to_value(object)?;
-        self.bytes += value.to_string().len();
-        self.items.push(value);
+        let json = to_raw_value(object).map_err(|error| internal(&error))?;
+        self.bytes += json.get().len();
+        self.items.push(json);
         let full = self.items.len() == LIST_PAGE_OBJECTS_MAX || self.bytes > PAGE_BYTES_MAX;
         if full {
             last.clone_into(&mut self.continue_token);
@@ -205,7 +206,7 @@ fn nodes_page(cluster: &Cluster, filter: &Filter, after: &str) -> Result<Page, S
 mod tests {
     use std::sync::Arc;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::record::Record;
@@ -231,6 +232,7 @@ mod tests {
             let (mut request, mut names) = (ListRequest::default(), Vec::new());
             loop {
                 let page = list(&cluster, Resource::Pods, namespace, &request, 9).unwrap();
+                let page: Value = serde_json::from_slice(&page).unwrap();
                 let items = page["items"].as_array().unwrap();
                 assert!(items.len() <= LIST_PAGE_OBJECTS_MAX);
                 names.extend(

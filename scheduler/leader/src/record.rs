@@ -8,6 +8,9 @@ use podbus_common::subject::Key;
 use podbus_scheduler_core::{PodSpec, Resources, Shape};
 use serde::{Deserialize, Serialize};
 
+/// Few records are larger.
+const BYTES_USUAL: usize = 2048;
+
 /// `podstatus.<namespace>.<name>`: what a pod is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -102,14 +105,15 @@ pub enum Record {
 impl Record {
     /// As it is stored: JSON that a person can read with `nats kv get` alone.
     pub fn to_json(&self) -> Vec<u8> {
-        let json = match self {
-            Self::Pod(pod) => serde_json::to_vec_pretty(&**pod),
-            Self::Status(status) => serde_json::to_vec_pretty(&**status),
-            Self::Node(node) => serde_json::to_vec_pretty(&**node),
-            Self::Removal(removal) => serde_json::to_vec_pretty(&**removal),
+        let mut json = Vec::with_capacity(BYTES_USUAL);
+        let written = match self {
+            Self::Pod(pod) => serde_json::to_writer_pretty(&mut json, &**pod),
+            Self::Status(status) => serde_json::to_writer_pretty(&mut json, &**status),
+            Self::Node(node) => serde_json::to_writer_pretty(&mut json, &**node),
+            Self::Removal(removal) => serde_json::to_writer_pretty(&mut json, &**removal),
         };
         // Maps have string keys and nothing else can fail in memory.
-        json.unwrap_or_default()
+        written.map(|()| json).unwrap_or_default()
     }
 
     /// Reads what is stored under `key`; `None` for a kind that is none of ours.

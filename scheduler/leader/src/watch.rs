@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use podbus_common::api::{Status, WATCH_ALIVE_SECONDS, WatchEvent, WatchEventType, WatchRequest};
 use podbus_common::model::ListMeta;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::cluster::SeenPod;
 use crate::query::{self, Filter, Resource};
@@ -50,16 +51,27 @@ impl Shown {
         }
     }
 
-    /// As it is sent, under another revision.
-    fn at(&self, revision: u64) -> Value {
-        let mut value = match self {
-            Self::Pod(seen) => query::to_value(&seen.shown()),
-            Self::Node(record, _) => query::to_value(&record.node),
+    /// What a watcher is told of it, under another revision.
+    fn told(&self, kind: WatchEventType, revision: u64) -> Vec<u8> {
+        let revision = revision.to_string();
+        match self {
+            Self::Pod(seen) => {
+                let mut object = seen.shown();
+                object.metadata.resource_version = revision;
+                json_of(&WatchEvent { kind, object })
+            }
+            Self::Node(record, _) => {
+                let mut object = record.node.clone();
+                object.metadata.resource_version = revision;
+                json_of(&WatchEvent { kind, object })
+            }
         }
-        .unwrap_or_default();
-        value["metadata"]["resourceVersion"] = Value::String(revision.to_string());
-        value
     }
+}
+
+fn json_of(event: &impl Serialize) -> Vec<u8> {
+    // A value with string keys is JSON.
+    serde_json::to_vec(event).unwrap_or_default()
 }
 
 /// What happened to one object.
@@ -76,7 +88,7 @@ impl Change {
     }
 
     /// What a watch with `filter` is told.
-    fn told<'a>(&'a self, filter: &Filter) -> Option<WatchEvent> {
+    fn told<'a>(&'a self, filter: &Filter) -> Option<Vec<u8>> {
         let taken = |shown: &'a Option<Shown>| shown.as_ref().filter(|shown| shown.taken_by(filter));
         let (kind, object) = match (taken(&self.before), taken(&self.after)) {
             (None, Some(after)) => (WatchEventType::Added, after),
@@ -84,7 +96,7 @@ impl Change {
             (Some(before), None) => (WatchEventType::Deleted, before),
             (None, None) => return None,
         };
-        Some(WatchEvent { kind, object: object.at(self.revision) })
+        Some(object.told(kind, self.revision))
     }
 }
 
@@ -119,10 +131,8 @@ pub struct Outgoing {
 }
 
 impl Watch {
-    fn message(&mut self, event: &WatchEvent) -> Outgoing {
+    fn message(&mut self, json: Vec<u8>) -> Outgoing {
         self.sequence += 1;
-        // A value with string keys is JSON.
-        let json = serde_json::to_vec(event).unwrap_or_default();
         Outgoing { inbox: self.inbox.clone(), sequence: self.sequence, json }
     }
 }
@@ -152,17 +162,16 @@ impl Watches {
         if self.open.len() >= WATCHES_MAX {
             return Err(query::unavailable("too many watches are open"));
         }
-        let events: Vec<WatchEvent> = if request.resource_version.is_empty() {
+        let events: Vec<Vec<u8>> = if request.resource_version.is_empty() {
             let taken = now_there.filter(|shown| shown.taken_by(&filter));
-            let added = |shown: Shown| shown.at(shown.revision());
-            taken.map(|shown| WatchEvent { kind: WatchEventType::Added, object: added(shown) }).collect()
+            taken.map(|shown| shown.told(WatchEventType::Added, shown.revision())).collect()
         } else {
             let since = self.since(&request.resource_version, applied)?;
             let changes = self.ring.range(since..).filter(|change| change.resource() == Some(resource));
             changes.filter_map(|change| change.told(&filter)).collect()
         };
         let mut watch = Watch { inbox: request.inbox.clone(), resource, filter, sequence: 0, heard: now };
-        let messages = events.iter().map(|event| watch.message(event)).collect();
+        let messages = events.into_iter().map(|event| watch.message(event)).collect();
         self.opened += 1;
         self.open.insert(self.opened, watch);
         Ok((self.opened, messages))
@@ -199,7 +208,7 @@ impl Watches {
         for change in changes {
             for watch in self.open.values_mut().filter(|watch| change.resource() == Some(watch.resource)) {
                 if let Some(event) = change.told(&watch.filter) {
-                    messages.push(watch.message(&event));
+                    messages.push(watch.message(event));
                 }
             }
             self.remember(change);
@@ -225,7 +234,7 @@ impl Watches {
             .map(|watch| {
                 let kind = if watch.resource == Resource::Pods { "Pod" } else { "Node" };
                 let object = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata});
-                watch.message(&WatchEvent { kind: WatchEventType::Bookmark, object })
+                watch.message(json_of(&WatchEvent { kind: WatchEventType::Bookmark, object }))
             })
             .collect()
     }

@@ -518,6 +518,7 @@ impl World {
                 Output::Answer(call, result) => {
                     let Some(request) = process.calls.remove(&call) else { continue };
                     self.invariants.answers(scheduler, &self.schedulers, self.now);
+                    let result = result.map(|json| serde_json::from_slice(&json).unwrap_or_default());
                     self.send(linked, &Event::ClientHears { request, result: Box::new(result) });
                 }
                 Output::Send { subject, payload } => self.send_to_agent(linked, &subject, payload),

@@ -23,7 +23,7 @@ impl Leader {
             Effect::Answer(call, result) => self.answer(call, result),
             Effect::AnswerPod(call, name) => {
                 let pod = self.cluster.shown_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
-                self.answer(call, pod.and_then(|pod| query::to_value(&pod)));
+                self.answer(call, pod.and_then(|pod| query::to_json(&pod)));
             }
             Effect::AnswerApplied(call, result, name) => {
                 let pod = self.cluster.shown_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));

@@ -1,11 +1,11 @@
 //! What the scheduler thinks, without doing it: `explain` and `plan`.
 
+use bytes::Bytes;
 use podbus_common::api::{
     ExplainReply, ExplainRequest, ExplainedNode, PlanReply, PlanRequest, PlannedPod, Refused, Scored, Status,
 };
 use podbus_common::model::Pod;
 use podbus_scheduler_core::NodeVerdict;
-use serde_json::Value;
 
 use super::Leader;
 use crate::cluster::PodName;
@@ -16,7 +16,7 @@ const PLAN_MAX: usize = 10_000;
 
 impl Leader {
     /// What each node thinks of a pod.
-    pub(super) fn explain(&mut self, namespace: Option<&str>, request: &ExplainRequest) -> Result<Value, Status> {
+    pub(super) fn explain(&mut self, namespace: Option<&str>, request: &ExplainRequest) -> Result<Bytes, Status> {
         let name = PodName::new(query::namespace_of(namespace)?, request.name.as_str());
         let pod = self.cluster.pod(&name).ok_or_else(|| query::not_found("pods", &name.name))?;
         let explained = self.core.explain(&pod.metadata.uid, &binding::spec(&pod));
@@ -25,7 +25,7 @@ impl Leader {
             None => explained.conclusion,
         };
         let nodes = explained.nodes.into_iter().map(shown).collect();
-        query::to_value(&ExplainReply { nodes, conclusion })
+        query::to_json(&ExplainReply { nodes, conclusion })
     }
 
     /// Why the scheduler does not even look for a place.
@@ -44,7 +44,7 @@ impl Leader {
     }
 
     /// What would become of pods that are not stored.
-    pub(super) fn plan_pods(&mut self, namespace: Option<&str>, request: &PlanRequest) -> Result<Value, Status> {
+    pub(super) fn plan_pods(&mut self, namespace: Option<&str>, request: &PlanRequest) -> Result<Bytes, Status> {
         if request.objects.len() > PLAN_MAX {
             return Err(query::bad_request(format!("a plan holds at most {PLAN_MAX} pods")));
         }
@@ -88,7 +88,7 @@ impl Leader {
                 message,
             }
         });
-        query::to_value(&PlanReply { pods: planned.collect() })
+        query::to_json(&PlanReply { pods: planned.collect() })
     }
 }
 

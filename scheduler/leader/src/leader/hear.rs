@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use podbus_common::api::{DeleteRequest, GetRequest, ListRequest, Status, WatchReply, WatchRequest};
+use podbus_common::fold;
 use podbus_common::model::PodCondition;
 use podbus_common::proto::{
     Heartbeat, HeldPod, PodAck, Refusal, StatusReply, StatusRequest, SyncReply, SyncRequest, pod_ack, refusal,
 };
 use podbus_common::subject::{self, Verb};
-use podbus_common::fold;
-use serde_json::Value;
 
 use super::ops::Op;
 use super::recover::{REBUILDING, RETRY_AFTER_MS};
@@ -40,7 +40,7 @@ impl Leader {
     }
 
     /// `None`: the answer comes once it is durable.
-    fn take_call(&mut self, call: CallId, subject: &str, payload: &[u8]) -> Result<Option<Value>, Status> {
+    fn take_call(&mut self, call: CallId, subject: &str, payload: &[u8]) -> Result<Option<Bytes>, Status> {
         let unknown =
             || Status::failure(404, "NotFound", format!("the server could not find the requested resource: {subject}"));
         let (namespace, resource, verb) = subject::parse_api(subject).ok_or_else(unknown)?;
@@ -91,7 +91,7 @@ impl Leader {
         resource: Resource,
         namespace: Option<&str>,
         request: &WatchRequest,
-    ) -> Result<Value, Status> {
+    ) -> Result<Bytes, Status> {
         let objects: Vec<Object> = match resource {
             Resource::Pods => self.cluster.pods_after(None).cloned().map(Object::Pod).collect(),
             Resource::Nodes => self.cluster.nodes().map(|(name, _)| Object::Node(name.clone())).collect(),
@@ -103,7 +103,7 @@ impl Leader {
         for message in messages {
             self.tell(message);
         }
-        query::to_value(&WatchReply { control: format!("{}.{watch}", self.control) })
+        query::to_json(&WatchReply { control: format!("{}.{watch}", self.control) })
     }
 }
 

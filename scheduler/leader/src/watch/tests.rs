@@ -22,7 +22,7 @@ fn open(watches: &mut Watches, labels: &str, revision: &str) -> Result<Vec<(Stri
 
 fn summary(messages: &[Outgoing]) -> Vec<(String, u64)> {
     let one = |message: &Outgoing| {
-        let event: Value = serde_json::from_slice(&message.json).unwrap();
+        let event: serde_json::Value = serde_json::from_slice(&message.json).unwrap();
         let revision = event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
         (event["type"].as_str().unwrap().to_owned(), revision)
     };

@@ -1,0 +1,273 @@
+//! Take-overs under load: three schedulers on simulated nodes that are nearly full, while pods come and go, and leader,
+//! follower or nats-server is killed at random. `make soak-take-over` does it a hundred times.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use podbus_common::api::{DeleteRequest, Lease, ListRequest};
+use podbus_common::model::Pod;
+use podbus_common::proto::Assignment;
+use podbus_common::subject::{BUCKET, LEASE_KEY};
+use podbus_common_bus::api::{ApiError, Client};
+use podbus_common_bus::testing::NatsServer;
+use podbus_common_bus::{Bus, BusOptions};
+use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cluster::{PATIENCE, PODBUS};
+
+const SCHEDULERS: usize = 3;
+const NODES: usize = 10;
+/// Pods of a tenth of a CPU on nodes of one.
+const PODS_A_NODE: usize = 10;
+/// Who creates and deletes pods at the same time.
+const CLIENTS: usize = 4;
+/// Each keeps so many: together nine tenths of what there is room for.
+const PODS_A_CLIENT: usize = NODES * PODS_A_NODE * 9 / 10 / CLIENTS;
+
+/// A process that is killed when it is dropped.
+struct Process(Child);
+
+impl Process {
+    fn start(arguments: &[&str], url: &str) -> Self {
+        let mut command = Command::new(PODBUS);
+        command.args(arguments).env("PODBUS_NATS_URL", url).env("RUST_LOG", "error").stdin(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    fn scheduler(url: &str) -> Self {
+        Self::start(&["scheduler"], url)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What was acknowledged.
+#[derive(Default)]
+struct Acked {
+    /// By name: the UID.
+    applied: BTreeMap<String, String>,
+    /// UIDs.
+    deleted: BTreeSet<String>,
+    /// When the last answer to an apply came.
+    at: Option<Instant>,
+}
+
+/// Where each UID was seen to be assigned.
+type Places = BTreeMap<String, BTreeSet<String>>;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_pod_is_lost_bound_twice_or_too_many_whoever_is_killed_under_load() {
+    let seed = variable("PODBUS_SEED").unwrap_or_else(rand::random);
+    let rounds = variable("PODBUS_TAKE_OVERS").unwrap_or(3);
+    println!("PODBUS_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut nats = NatsServer::start();
+    let url = nats.url();
+    let mut schedulers: Vec<_> = (0..SCHEDULERS).map(|_| Process::scheduler(&url)).collect();
+    let nodes = NODES.to_string();
+    let _nodes = Process::start(&["sim", "--nodes", &nodes, "--cpu", "1", "--memory", "4Gi"], &url);
+    let bus = Bus::connect(&BusOptions { url: url.clone(), token: None, name: "soak".into() }).await.unwrap();
+    let api = Client::new(bus.clone());
+    let acked: Arc<Mutex<Acked>> = Arc::default();
+    let places: Arc<Mutex<Places>> = Arc::default();
+    let _watch = AbortOnDropHandle::new(tokio::spawn(note_places(bus.clone(), Arc::clone(&places))));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (api, acked) = (api.clone(), Arc::clone(&acked));
+            let random = StdRng::seed_from_u64(random.random());
+            AbortOnDropHandle::new(tokio::spawn(come_and_go(client, api, acked, random)))
+        })
+        .collect();
+    until("pods come", async || acked.lock().unwrap().applied.len() >= PODS_A_CLIENT).await;
+
+    let mut gaps = Vec::new();
+    for round in 0..rounds {
+        let leader = until_some("somebody leads", async || leader(&bus, &mut schedulers).await).await;
+        let victim = match random.random_range(0..6) {
+            0 | 1 => {
+                nats.kill();
+                "nats-server"
+            }
+            2 => {
+                let follower = (0..SCHEDULERS).filter(|number| *number != leader).choose(&mut random).unwrap();
+                schedulers[follower] = Process::scheduler(&url);
+                "a follower"
+            }
+            _ => {
+                schedulers[leader] = Process::scheduler(&url);
+                "the leader"
+            }
+        };
+        let killed = Instant::now();
+        if victim == "nats-server" {
+            nats.restart();
+        }
+        let answered = async || acked.lock().unwrap().at.filter(|at| *at > killed);
+        let gap = until_some("pods are applied again", answered).await - killed;
+        println!("round {round}: {victim} was killed, the next pod was taken after {gap:.1?}");
+        gaps.push(gap);
+        check_listed(&api, &acked).await;
+    }
+    drop(clients);
+    until("every pod runs that was applied, and no other is left", async || has_converged(&api, &acked).await).await;
+    let places = places.lock().unwrap();
+    let twice: Vec<_> = places.iter().filter(|(_, nodes)| nodes.len() > 1).collect();
+    assert!(twice.is_empty(), "bound twice: {twice:?}");
+    let taken = acked.lock().unwrap();
+    gaps.sort();
+    println!(
+        "{rounds} take-overs, {} pods applied, {} deleted; longest gap {:.1?}, median {:.1?}",
+        taken.applied.len() + taken.deleted.len(),
+        taken.deleted.len(),
+        gaps.last().unwrap(),
+        gaps[gaps.len() / 2],
+    );
+}
+
+/// One client: has its number of pods, and replaces one after the other.
+async fn come_and_go(client: usize, api: Client, acked: Arc<Mutex<Acked>>, mut random: StdRng) {
+    let mut own = BTreeSet::new();
+    for number in 0.. {
+        let name = format!("soak-{client}-{number}");
+        let uid = apply(&api, &name).await;
+        {
+            let mut acked = acked.lock().unwrap();
+            acked.applied.insert(name.clone(), uid);
+            acked.at = Some(Instant::now());
+        }
+        own.insert(name);
+        if own.len() > PODS_A_CLIENT {
+            let name = own.iter().choose(&mut random).cloned().unwrap();
+            own.remove(&name);
+            // While its deletion is asked for nobody knows whether it is there.
+            let uid = acked.lock().unwrap().applied.remove(&name).unwrap();
+            delete(&api, &name, &uid).await;
+            acked.lock().unwrap().deleted.insert(uid);
+        }
+    }
+}
+
+/// Applies a pod until that is acknowledged; its UID.
+async fn apply(api: &Client, name: &str) -> String {
+    let requests = json!({"cpu": "100m"});
+    let container = json!({"name": "main", "image": "busybox", "resources": {"requests": requests}});
+    let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 1});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+    until_some("a pod is applied", async || {
+        let reply = api.apply("default", "pods", &pod, false).await.ok()?;
+        reply.object["metadata"]["uid"].as_str().map(ToOwned::to_owned)
+    })
+    .await
+}
+
+async fn delete(api: &Client, name: &str, uid: &str) {
+    let request = DeleteRequest { name: name.to_owned(), uid: uid.to_owned(), ..DeleteRequest::default() };
+    until("a pod is deleted", async || match api.delete("default", "pods", &request).await {
+        Ok(_) => true,
+        Err(ApiError::Refused(status)) => status.code == 404,
+        Err(_) => false,
+    })
+    .await;
+}
+
+/// Notes where pods are assigned to.
+async fn note_places(bus: Bus, places: Arc<Mutex<Places>>) {
+    let mut assignments = bus.client().subscribe("podbus.node.*.assign").await.unwrap();
+    while let Some(message) = assignments.next().await {
+        let node = message.subject.split('.').nth(2).unwrap_or_default().to_owned();
+        let assignment = Assignment::decode(message.payload).unwrap();
+        let mut places = places.lock().unwrap();
+        for pod in assignment.assigned {
+            places.entry(pod.uid).or_default().insert(node.clone());
+        }
+    }
+}
+
+/// Which of the schedulers leads, as the lease says; `None`: one that was killed still does.
+async fn leader(bus: &Bus, schedulers: &mut [Process]) -> Option<usize> {
+    let bucket = bus.jetstream().get_key_value(BUCKET).await.ok()?;
+    let lease: Lease = serde_json::from_slice(&bucket.get(LEASE_KEY).await.ok()??).ok()?;
+    let process: u32 = lease.holder.rsplit_once('_')?.1.parse().ok()?;
+    schedulers.iter().position(|scheduler| scheduler.0.id() == process)
+}
+
+async fn pods(api: &Client) -> Option<Vec<Pod>> {
+    let (mut request, mut pods) = (ListRequest::default(), Vec::new());
+    loop {
+        let page = api.list(Some("default"), "pods", &request).await.ok()?;
+        pods.extend(page.items.into_iter().map(|pod| serde_json::from_value::<Pod>(pod).unwrap()));
+        request.continue_token = page.metadata.continue_token;
+        if request.continue_token.is_empty() {
+            return Some(pods);
+        }
+    }
+}
+
+/// Nothing that was acknowledged is missing or has come back, nothing was refused, and no node has too much.
+async fn check_listed(api: &Client, acked: &Mutex<Acked>) {
+    // What is acknowledged before the list must be in it, unless its deletion has been asked for by then.
+    let before = acked.lock().unwrap().applied.clone();
+    let listed = until_some("pods are listed", async || pods(api).await).await;
+    let after = acked.lock().unwrap().applied.clone();
+    let uids: BTreeMap<_, _> = listed.iter().map(|pod| (&pod.metadata.name, &pod.metadata.uid)).collect();
+    for (name, uid) in before.iter().filter(|(name, _)| after.contains_key(*name)) {
+        assert_eq!(uids.get(name), Some(&uid), "{name} is lost, or another one");
+    }
+    let mut on_node: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in listed.iter().filter(|pod| !pod.spec.node_name.is_empty()) {
+        *on_node.entry(&pod.spec.node_name).or_default() += 1;
+        let phase = pod.status.as_ref().map(|status| status.phase.as_str()).unwrap_or_default();
+        assert_ne!(phase, "Failed", "{}: {:?}", pod.metadata.name, pod.status);
+    }
+    assert!(on_node.values().all(|pods| *pods <= PODS_A_NODE), "over-committed: {on_node:?}");
+}
+
+async fn has_converged(api: &Client, acked: &Mutex<Acked>) -> bool {
+    let Some(listed) = pods(api).await else { return false };
+    check_listed(api, acked).await;
+    let acked = acked.lock().unwrap();
+    let runs = |pod: &Pod| {
+        let ready = |status: &podbus_common::model::PodStatus| {
+            status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+        };
+        pod.status.as_ref().is_some_and(ready)
+    };
+    let deleted = |pod: &Pod| acked.deleted.contains(&pod.metadata.uid);
+    let known = |pod: &&Pod| acked.applied.get(&pod.metadata.name) == Some(&pod.metadata.uid);
+    listed.iter().filter(known).count() == acked.applied.len()
+        && listed.iter().filter(known).all(runs)
+        && !listed.iter().any(deleted)
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    until_some(what, async || condition().await.then_some(())).await;
+}
+
+async fn until_some<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
