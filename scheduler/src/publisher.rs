@@ -1,17 +1,26 @@
 //! The way of events to the bus.
 //!
-//! They never slow anything: they pass through a bounded queue, and what is dropped is counted and said.
+//! They never slow anything: they pass through a bounded queue at a bounded rate, and what is dropped is counted and
+//! said. A pod has four events and two writes, so that without a bound a burst of pods would wait for its events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_nats::Client;
 use podbus_common::model::Event;
 use podbus_common::subject;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Events that wait to be published.
-const QUEUE_MAX: usize = 4096;
+const QUEUE_MAX: usize = 16_384;
+/// They are published in portions,
+const PORTION_EVERY: Duration = Duration::from_millis(10);
+/// of so many at most: 4,000 a second, a tenth of what JetStream stores.
+const PORTION_MAX: usize = 40;
+/// How often it is said that some were dropped.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Hands events to the task that publishes them.
 #[derive(Debug, Clone)]
@@ -38,15 +47,27 @@ impl Publisher {
 }
 
 async fn publish(client: Client, mut events: mpsc::Receiver<Event>, dropped: Arc<AtomicU64>) {
+    let mut portions = interval(PORTION_EVERY);
+    portions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut portion = 0;
+    let mut told = Instant::now();
     while let Some(event) = events.recv().await {
+        portion += 1;
+        if portion > PORTION_MAX {
+            portions.tick().await;
+            portion = 1;
+        }
         let subject = subject::event(&event.metadata.namespace, &event.involved_object.name, &event.reason);
         if let Ok(json) = serde_json::to_vec(&event) {
             // The stream stores it; its ack is not waited for. A closed connection ends the service elsewhere.
             let _ = client.publish(subject, json.into()).await;
         }
-        let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(lost, "events were dropped: more happened than the bus took");
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            let lost = dropped.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::warn!(lost, "events were dropped: more happened than is published");
+            }
         }
     }
 }
