@@ -137,7 +137,10 @@ impl Follower {
             }
             if bus.connects() != connects || checked.elapsed() >= CHECK_EVERY {
                 let reconnected = bus.connects();
-                let Ok(now) = store.state().await else { continue };
+                let Ok(now) = store.state().await else {
+                    suspicion.unanswered();
+                    continue;
+                };
                 let contradicted = watch.is_contradicted_by(&now);
                 match suspicion.note(contradicted, watch.begun().replicas, Instant::now()) {
                     Belief::Same => {}

@@ -49,7 +49,10 @@ pub(crate) async fn keep(
         let Sure { held, connects } = sure_tx.borrow().clone();
         let reconnected = bus.connects();
         if reconnected != connects {
-            let Ok(now) = store.state().await else { continue };
+            let Ok(now) = store.state().await else {
+                suspicion.unanswered();
+                continue;
+            };
             let contradicted = now.created != stream.created || now.last_revision < store.acked();
             match suspicion.note(contradicted, stream.replicas, Instant::now()) {
                 Belief::Same => {}
@@ -62,7 +65,7 @@ pub(crate) async fn keep(
                 suspicion = Suspicion::default();
                 sure_tx.send_replace(Sure { held, connects: reconnected });
             }
-            Ok(None) => {}
+            Ok(None) => suspicion.unanswered(),
             Err(LeaseLost::StoreWentBack)
                 if suspicion.note(true, stream.replicas, Instant::now()) == Belief::Doubtful => {}
             Err(lost) => return Err(lost),
