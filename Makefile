@@ -130,6 +130,11 @@ simulate: check-cargo ## Run clusters from SEEDS seeds in one thread each, or re
 fuzz: check-cargo ## Feed what reads strangers' bytes with inputs from SEEDS seeds each, or one TARGET, or replay its SEED
 	@$(if $(SEED),PODBUS_SEED=$(SEED),PODBUS_SEEDS=$(or $(SEEDS),20000)) cargo test --locked -p podbus-fuzz --test fuzz $(TARGET) $(if $(SEED),-- --nocapture)
 
+.PHONY: soak-take-over
+soak-take-over: setup ## Kill leader, followers and nats-server TAKE_OVERS (100) times under load, from SEED
+	@PODBUS_TAKE_OVERS=$(or $(TAKE_OVERS),100) $(if $(SEED),PODBUS_SEED=$(SEED)) \
+	  cargo test --locked --release -p podbus-cli --test e2e soak -- --nocapture
+
 .PHONY: bench
 bench: bench-e2e bench-sandbox bench-scheduler ## Run all benchmarks: tables here, figures in target/bench/
 

@@ -13,5 +13,6 @@ mod leftovers;
 mod life;
 mod lost_node;
 mod purity;
+mod soak;
 mod store_loss;
 mod take_over;
