@@ -72,6 +72,8 @@ pub enum Fault {
     FillDisk(usize),
     /// It takes writes again.
     FreeDisk(usize),
+    /// The pause process of one of its pods ends.
+    KillSandbox(usize),
     /// nats-server is gone.
     StopStore,
     /// nats-server is back, with all that it acknowledged.
@@ -114,7 +116,7 @@ impl World {
             Kind::FullDisk => self.both(Fault::FillDisk(node), Fault::FreeDisk(node), short * 2),
             Kind::StopStore => self.both(Fault::StopStore, Fault::StartStore, short * 2),
             Kind::KillContainer => self.kill_container(node),
-            Kind::KillSandbox => self.kill_sandbox(node),
+            Kind::KillSandbox => self.befall(&Fault::KillSandbox(node)),
         }
     }
 
@@ -145,6 +147,7 @@ impl World {
             Fault::Boot(node) => self.boot(node),
             Fault::FillDisk(node) => self.nodes[node].disk.set_full(true),
             Fault::FreeDisk(node) => self.nodes[node].disk.set_full(false),
+            Fault::KillSandbox(node) => self.kill_sandbox(node),
             Fault::StopStore => self.store.down = true,
             Fault::StartStore => self.store.down = false,
         }

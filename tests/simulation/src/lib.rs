@@ -24,6 +24,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use faults::Fault;
+pub use script::Receiver;
 pub use world::World;
 
 use clock::seconds;

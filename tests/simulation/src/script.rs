@@ -1,9 +1,59 @@
 //! Words for scripts: what a found bug becomes.
 
 use crate::clock::{Micros, ms, seconds};
-use crate::world::World;
+use crate::world::{Event, World};
+
+/// A message that will be lost.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    to: Receiver,
+    /// So many before it arrive.
+    after: usize,
+}
+
+/// Whom a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver {
+    /// A scheduler: what the store answers it.
+    Scheduler(usize),
+    /// A node: what the leader says to its agent.
+    Node(usize),
+}
 
 impl World {
+    /// So many messages to `to` still arrive, and the next one is lost.
+    pub fn loses_message(&mut self, to: Receiver, after: usize) {
+        self.losses.push(Loss { to, after });
+    }
+
+    /// Whether a script wants it to be lost.
+    pub(crate) fn is_to_be_lost(&mut self, event: &Event) -> bool {
+        let receiver = match event {
+            Event::Scheduler { scheduler, .. } => Receiver::Scheduler(*scheduler),
+            Event::Agent { node, .. } => Receiver::Node(*node),
+            _ => return false,
+        };
+        let Some(at) = self.losses.iter().position(|loss| loss.to == receiver) else { return false };
+        if self.losses[at].after > 0 {
+            self.losses[at].after -= 1;
+            return false;
+        }
+        self.losses.remove(at);
+        true
+    }
+
+    /// Containers that run, on all nodes.
+    pub fn running(&self) -> usize {
+        self.nodes.iter().map(|node| node.runtime.running().count()).sum()
+    }
+
+    /// What happens from now on is shown where a script fails.
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.keep_trace();
+        self
+    }
+
     /// Time passes.
     ///
     /// # Panics

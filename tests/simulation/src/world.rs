@@ -16,6 +16,7 @@ use crate::network::Network;
 use crate::node::{AgentHears, Node};
 use crate::runtime::Call;
 use crate::scheduler::{Hears, Process};
+use crate::script::Loss;
 use crate::store::{Ask, Store};
 
 /// Steps of one run: more is a loop that never rests.
@@ -114,6 +115,8 @@ pub struct World {
     pub(crate) kinds: Vec<crate::faults::Kind>,
     /// Nothing breaks any more, and nothing exits by itself.
     pub(crate) quiet: bool,
+    /// Messages that a script wants to be lost.
+    pub(crate) losses: Vec<Loss>,
     steps: u64,
     /// A hash of all that happened: two runs of one seed must have the same.
     digest: u64,
@@ -158,6 +161,7 @@ impl World {
             fault_dice: Dice::new(seed, "faults"),
             kinds: Vec::new(),
             quiet: false,
+            losses: Vec::new(),
             steps: 0,
             digest: 0,
             trace: None,
@@ -279,6 +283,9 @@ impl World {
 
     /// A message between a machine that is `linked` or not and the bus's other side.
     pub(crate) fn send(&mut self, linked: bool, event: &Event) {
+        if self.is_to_be_lost(event) {
+            return self.note(|| format!("fault       a message is lost: {event:?}"));
+        }
         for span in self.network.deliver(linked) {
             self.after(span, event.clone());
         }

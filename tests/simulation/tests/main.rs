@@ -1,3 +1,4 @@
 //! Seeds, and the scripts that found bugs became.
 
+mod scripts;
 mod seeds;
