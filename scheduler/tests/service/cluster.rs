@@ -34,7 +34,7 @@ impl Cluster {
 
     pub(crate) async fn start_with(toleration: Duration) -> Self {
         // Shown of tests that fail. An error means that another test was first.
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter(filter).try_init();
         let server = NatsServer::start();
         let options = BusOptions { url: server.url(), token: None, name: "test".into() };
@@ -90,7 +90,8 @@ impl Cluster {
 
     pub(crate) async fn until_it_answers(&self) {
         until("the scheduler answers", async || {
-            self.api.list(None, "nodes", &ListRequest::default()).await.ok().map(|_| ())
+            let answer = self.api.list(None, "nodes", &ListRequest::default()).await;
+            answer.inspect_err(|error| tracing::info!("no answer yet: {error}")).ok().map(|_| ())
         })
         .await;
     }

@@ -79,14 +79,17 @@ async fn a_pod_that_must_not_run_again_is_only_deleted() {
 
 #[tokio::test]
 async fn nothing_is_replaced_when_most_nodes_fall_silent_together() {
-    let cluster = Cluster::start_with(Duration::from_secs(0)).await;
+    // Longer than it may take until both are seen to be silent.
+    let cluster = Cluster::start_with(Duration::from_secs(5)).await;
     let mut first = Agent::register(&cluster.bus, "node-1").await;
     cluster.apply(&pod("web", "1")).await.unwrap();
     let old = first.until_pod().await;
     first.report(running(&old, 1)).await;
-    let _second = Agent::register(&cluster.bus, "node-2").await;
+    let second = Agent::register(&cluster.bus, "node-2").await;
     let third = Agent::register(&cluster.bus, "node-3").await;
     let beating = third.keep_beating();
+    first.beat().await;
+    second.beat().await;
     until_unknown(&cluster, "node-1").await;
     until_unknown(&cluster, "node-2").await;
     until("it says so", async || cluster.events("node-1").await.contains(&"EvictionHeldBack".to_owned()).then_some(()))
