@@ -46,7 +46,7 @@ pub struct Args {
     /// Part of the name of every bridge, table and cgroup; at most 8 of a-z and 0-9
     #[arg(long, value_name = "NAME")]
     pub instance: String,
-    /// Pod networks made in advance, while the node is idle; each takes one address
+    /// Pod networks and shims made in advance, while the node is idle; each network takes one address
     #[arg(long, value_name = "N", default_value_t = WARM_NETWORKS)]
     pub warm_networks: usize,
     /// Let CNI plugins make the networks of pods, by the first configuration in this directory (docs/NETWORK.md)
@@ -117,9 +117,21 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tokio::spawn(keep_rules(network.clone()));
     let warm_networks = if cni.is_on() { 0 } else { args.warm_networks };
     let store_too = store.clone();
-    let parts = Parts { state_dir, store: store_too, cgroups, network, cni, warm_networks, spawner, handlers, run_dir };
+    let parts = Parts {
+        state_dir,
+        store: store_too,
+        cgroups,
+        network,
+        cni,
+        warm_networks,
+        warm_shims: args.warm_networks,
+        spawner,
+        handlers,
+        run_dir,
+    };
     let runtime = Runtime::new(parts).context("cannot prepare pause")?;
     runtime.adopt().await;
+    runtime.prepare_ahead().await.context("cannot empty the directory of spares")?;
     let sweeping = store.clone();
     tokio::task::spawn_blocking(move || sweeping.sweep()).await?.context("cannot sweep the image store")?;
     tokio::spawn(image::collect::keep(store.clone()));

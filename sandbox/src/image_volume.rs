@@ -58,22 +58,29 @@ pub(crate) fn open(layers: &[PathBuf], sub_path: &str, target: &str, user: Optio
         }
         // An overlay maps no ids itself: its layers do, where only a thread of its own sees it.
         layers if user.is_some() => in_own_namespace(layers, sub_path, user)?,
-        layers => match overlay(layers).and_then(|whole| narrow(whole, sub_path)) {
+        layers => match overlay(layers, None, ATTRIBUTES)
+            .and_then(|whole| whole.map(|whole| narrow(whole, sub_path)).transpose())
+        {
             // Before Linux 6.5 the layers are one text; before 6.15 what is attached nowhere has no part to copy.
-            Err(Errno::INVAL) => in_own_namespace(layers, sub_path, None)?,
-            other => other?,
+            Ok(None) | Err(Errno::INVAL) => in_own_namespace(layers, sub_path, None)?,
+            Ok(Some(volume)) => volume,
+            Err(errno) => return Err(errno.into()),
         },
     };
     let is_dir = file::is_dir(file::mode(mounted.raw())?);
     Ok(Volume { source: mounted.into(), is_dir, target: target.to_owned() })
 }
 
-fn overlay(layers: &[PathBuf]) -> Result<Fd, Errno> {
-    let context = mount::context(c"overlay")?;
-    for layer in layers.iter().rev() {
-        mount::configure(&context, c"lowerdir+", &text(layer)?)?;
-    }
-    mount::create(&context, ATTRIBUTES)
+/// An overlay of layers, lowest first, below an upper and a work directory; `None` before Linux 6.5.
+pub(crate) fn overlay(
+    layers: &[PathBuf],
+    writable: Option<(&Path, &Path)>,
+    attributes: u64,
+) -> Result<Option<Fd>, Errno> {
+    let layers: Vec<CString> = layers.iter().rev().map(|layer| text(layer)).collect::<Result<_, Errno>>()?;
+    let writable = writable.map(|(upper, work)| Ok((text(upper)?, text(work)?))).transpose()?;
+    let writable = writable.as_ref().map(|(upper, work)| (upper.as_c_str(), work.as_c_str()));
+    mount::overlay(layers.iter().map(|layer| Ok(layer.as_c_str())), writable, attributes)
 }
 
 fn narrow(whole: Fd, sub_path: &str) -> Result<Fd, Errno> {

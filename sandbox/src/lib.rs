@@ -25,6 +25,7 @@ mod link;
 mod metrics;
 pub mod network;
 mod plan;
+mod pool;
 mod process;
 mod program;
 mod ready;

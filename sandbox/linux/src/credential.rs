@@ -1,8 +1,8 @@
 //! Who a process is: users, groups, capabilities, limits.
 #![expect(unsafe_code, reason = "system calls with checked pointers")]
 
-use crate::Result;
 use crate::arch::call;
+use crate::{Errno, Result};
 
 /// The highest capability that a set of 64 bits may name.
 pub const CAPABILITIES_MAX: u32 = 63;
@@ -41,16 +41,18 @@ pub fn set_capabilities(permitted: u64, inheritable: u64) -> Result<()> {
 
 /// Drops every capability from the bounding set that is not in `keep`.
 pub fn bound_capabilities(keep: u64) -> Result<()> {
-    for capability in 0..=CAPABILITIES_MAX {
+    for capability in (0..=CAPABILITIES_MAX).filter(|bit| keep & (1 << bit) == 0) {
         // SAFETY: no pointers.
-        let held = unsafe { call!(SYS_prctl, libc::PR_CAPBSET_READ, capability) };
-        match held {
-            Ok(1) if keep & (1 << capability) == 0 => {
-                // SAFETY: no pointers.
-                unsafe { call!(SYS_prctl, libc::PR_CAPBSET_DROP, capability) }?;
-            }
+        match unsafe { call!(SYS_prctl, libc::PR_CAPBSET_DROP, capability) } {
             Ok(_) => {}
-            Err(_) => break, // beyond the last one that this kernel knows
+            Err(Errno::INVAL) => break, // beyond the last one that this kernel knows
+            Err(errno) => {
+                // SAFETY: no pointers.
+                let held = unsafe { call!(SYS_prctl, libc::PR_CAPBSET_READ, capability) };
+                if held == Ok(1) {
+                    return Err(errno);
+                }
+            }
         }
     }
     Ok(())

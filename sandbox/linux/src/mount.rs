@@ -86,6 +86,33 @@ pub fn create(context: &Fd, attributes: u64) -> Result<Fd> {
     }
 }
 
+/// An overlay of `layers`, the upper-most first, below the `writable` one with its work directory, attached nowhere.
+/// `None` on a kernel that takes no layer by itself (before Linux 6.5).
+pub fn overlay<'a>(
+    layers: impl Iterator<Item = Result<&'a CStr>>,
+    writable: Option<(&CStr, &CStr)>,
+    attributes: u64,
+) -> Result<Option<Fd>> {
+    let context = context(c"overlay")?;
+    // Any option at all is taken, and refused at the end with a line in the kernel's log: one of those kernels.
+    if configure(&context, c"podbus", c"").is_ok() {
+        return Ok(None);
+    }
+    for (at, layer) in layers.enumerate() {
+        match configure(&context, c"lowerdir+", layer?) {
+            Err(Errno::INVAL) if at == 0 => return Ok(None),
+            other => other?,
+        }
+    }
+    if let Some((upper, work)) = writable {
+        configure(&context, c"upperdir", upper)?;
+        configure(&context, c"workdir", work)?;
+        // The writable layer does not outlive a power cut: nothing need wait for the disk.
+        configure(&context, c"volatile", c"")?;
+    }
+    create(&context, attributes).map(Some)
+}
+
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;

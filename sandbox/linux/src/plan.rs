@@ -84,6 +84,8 @@ pub mod tag {
     pub const FD_KILL: u16 = 65;
     pub const FD_NET: u16 = 66;
     pub const FD_PAUSE: u16 = 67;
+    /// The layers of a container's root, put together and attached nowhere: in place of LOWER, UPPER and WORK.
+    pub const FD_ROOT: u16 = 71;
     pub const FD_STDIN: u16 = 68;
     pub const FD_STDOUT: u16 = 69;
     pub const FD_STDERR: u16 = 70;

@@ -8,7 +8,7 @@ use podbus_sandbox_linux::path::{self, Leaf};
 use podbus_sandbox_linux::plan::{Plan, tag};
 use podbus_sandbox_linux::process::Strings;
 use podbus_sandbox_linux::socket::Fds;
-use podbus_sandbox_linux::{Errno, Fd, credential, file, mount, namespace, poll, process, seccomp, socket};
+use podbus_sandbox_linux::{Errno, Fd, credential, file, namespace, poll, process, seccomp, socket};
 
 use crate::failure::{At as _, Failure, Outcome, Report};
 use crate::{console, rootfs};
@@ -66,7 +66,9 @@ pub(crate) fn run_container(
         process::new_session().at("start a session")?;
         namespace::unshare(namespace::CGROUP).at("make a cgroup namespace")?;
         credential::new_session_keyring();
-        let root = rootfs::build(plan, fds, layers)?;
+        let ready = plan.first(tag::FD_ROOT).map(|field| field.index().and_then(|index| fds.get(index)));
+        let ready = ready.transpose().at("read the plan")?;
+        let root = rootfs::build(plan, fds, layers.or(ready))?;
         let user = user(plan);
         if let Some(standard) = standard {
             console::set_standard(user, standard.input, standard.output, standard.error)?;
@@ -101,20 +103,19 @@ pub(crate) fn run_exec(plan: Plan<'_>, standard: Option<&Standard<'_>>, shim: &F
     }
 }
 
-/// Becomes pause: an empty read-only root, no capabilities, the program from a sealed file.
-pub(crate) fn run_pause(plan: Plan<'_>, program: &Fd) -> Failure {
+/// Becomes pause: an empty read-only root, no capabilities, the program from a sealed file. `empty` is the mount
+/// namespace of such a root; without, it is made.
+pub(crate) fn run_pause(plan: Plan<'_>, program: &Fd, empty: Option<&Fd>) -> Failure {
     let prepared = (|| {
         // In the pod's namespaces, and as its root: those of a user namespace belong to nobody of the node.
         for field in plan.all(tag::SYSCTL) {
             set_sysctl(field.bytes()).at_path("set the sysctl", field.bytes())?;
         }
-        let options = [(c"mode", c"555"), (c"nr_blocks", c"1"), (c"nr_inodes", c"1")];
-        let empty = mount::new(c"tmpfs", &options, mount::RDONLY | mount::NOSUID | mount::NODEV | mount::NOEXEC)
-            .at("make the root of pause")?;
-        let place = file::open(file::CWD, c"/mnt/root", libc::O_PATH | libc::O_DIRECTORY, 0).at("open the root")?;
-        mount::attach(&empty, &place).at("mount the root of pause")?;
-        namespace::chdir(c"/mnt/root").at("enter the root of pause")?;
-        mount::pivot_here().at("leave the old root")?;
+        match empty {
+            Some(empty) => namespace::join(empty.raw(), namespace::MOUNT),
+            None => rootfs::enter_empty(),
+        }
+        .at("enter the root of pause")?;
         credential::bound_capabilities(0).at("drop capabilities")?;
         set_ids(plan)?;
         credential::set_capabilities(0, 0).at("drop capabilities")?;

@@ -222,6 +222,8 @@ fn had_oom_kill(counter: &Fd) -> bool {
 pub(crate) enum Joined<'a> {
     /// Those of the shim, and new ones.
     None,
+    /// As `None`, but for a mount namespace: it enters one that is there.
+    Mounts,
     /// The PID namespace of this process.
     Pid(&'a Fd),
     /// All of the process (the first of a container).
@@ -249,12 +251,15 @@ pub(crate) fn give_birth(
         Some(field) => Some(field.index().and_then(|index| fds.get(index)).at("read the plan")?),
         None => None,
     };
-    let own_pid = matches!(joined, Joined::None) && plan.number(tag::PID_MODE, 0) == plan::PID_OWN;
+    let is_of_shim = matches!(joined, Joined::None | Joined::Mounts);
+    let own_pid = is_of_shim && plan.number(tag::PID_MODE, 0) == plan::PID_OWN;
     let namespaces = match joined {
         Joined::All(_) => 0,
+        Joined::Mounts if own_pid => namespace::PID,
+        Joined::Mounts => 0,
         Joined::Pid(_) | Joined::None => namespace::MOUNT | if own_pid { namespace::PID } else { 0 },
     };
-    let is_direct = matches!(joined, Joined::None) && user.is_none();
+    let is_direct = is_of_shim && user.is_none();
     let first = CopyOptions {
         namespaces: if is_direct { namespaces } else { 0 },
         cgroup: if is_direct { cgroup } else { None },
@@ -271,7 +276,7 @@ pub(crate) fn give_birth(
                 }
                 let layers = user.map_or(Ok(None), |user| userns::mount_layers(plan, user))?;
                 let (target, kinds) = match joined {
-                    Joined::None => (None, 0),
+                    Joined::None | Joined::Mounts => (None, 0),
                     Joined::Pid(target) => (Some(target), namespace::PID),
                     Joined::All(target) => (
                         Some(target),

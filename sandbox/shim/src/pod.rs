@@ -49,6 +49,8 @@ struct Pod {
     /// Set once the sandbox is committed; without, the end of the connection is the end of the pod.
     record: Option<Fd>,
     pause: Option<(i32, Fd)>,
+    /// The mount namespace of every pause.
+    empty: Fd,
     /// Of a pod with a user namespace of its own.
     namespaces: Option<Namespaces>,
     /// Bound sockets: as long as they are open the ports are nobody else's.
@@ -60,8 +62,15 @@ struct Pod {
     strays: Strays,
 }
 
-/// Runs a pod until it is shut down. Returns the exit code; what still runs dies with the shim.
-pub(crate) fn run(single: SingleThread, id: [u8; ID_BYTES], cookie: [u8; COOKIE_BYTES], listener: Fd) -> i32 {
+/// Runs a pod until it is shut down. Returns the exit code; what still runs dies with the shim. `empty` is the mount
+/// namespace of pause.
+pub(crate) fn run(
+    single: SingleThread,
+    id: [u8; ID_BYTES],
+    cookie: [u8; COOKIE_BYTES],
+    listener: Fd,
+    empty: Fd,
+) -> i32 {
     let Ok(poll) = Poll::new() else { return 3 };
     let Ok(signals) = process::signal_fd(&[libc::SIGCHLD]) else { return 3 };
     if poll.add(signals.raw(), KEY_SIGNALS).and_then(|()| poll.add(listener.raw(), KEY_LISTENER)).is_err() {
@@ -77,6 +86,7 @@ pub(crate) fn run(single: SingleThread, id: [u8; ID_BYTES], cookie: [u8; COOKIE_
         link: None,
         record: None,
         pause: None,
+        empty,
         namespaces: None,
         host_ports: [const { None }; HOST_PORTS_MAX],
         containers: [const { None }; CONTAINERS_MAX],
@@ -300,14 +310,18 @@ impl Pod {
             let place = self.host_ports.get_mut(at).ok_or(Errno::NOSPC).at("keep the host ports")?;
             *place = Some(field.index().and_then(|index| fds.take(index)).at("keep the host ports")?);
         }
-        let pid = container::give_birth(self.single, plan, fds, Joined::None, self.user(), |_, _| {
-            child::run_pause(plan, &program)
-        })?
-        .pid;
+        // That of the node's root: in a user namespace of its own, pause could not enter it.
+        let (joined, empty) = match self.namespaces {
+            None => (Joined::Mounts, Some(&self.empty)),
+            Some(_) => (Joined::None, None),
+        };
+        let run = |_: &Fd, _: Option<&Fd>| child::run_pause(plan, &program, empty);
+        let pid = container::give_birth(self.single, plan, fds, joined, self.user(), run)?.pid;
         self.pause = Some((pid, process::open(pid).at("open pause")?));
         let slot = Slot { time: time::unix_nanos(), pid, ..Slot::default() };
         file::write_at(record.raw(), &slot.encode(), Place::State.offset()).at("commit the sandbox")?;
         self.record = Some(record);
+        let _ = process::set_name(c"podbus-shim"); // for people
         Ok(pid)
     }
 

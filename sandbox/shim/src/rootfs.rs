@@ -18,10 +18,7 @@ const ROOT: &CStr = c"/mnt/root";
 /// `layers`, where they were put together before.
 pub(crate) fn build(plan: Plan<'_>, fds: &Fds, layers: Option<&Fd>) -> Outcome<Fd> {
     match layers {
-        Some(layers) => {
-            let place = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0).at("open the mount point")?;
-            mount::attach(layers, &place).at("mount the layers of the image")?;
-        }
+        Some(layers) => attach_root(layers).at("mount the layers of the image")?,
         None => mount_overlay(plan)?,
     }
     let root = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0).at("open the root")?;
@@ -53,6 +50,16 @@ pub(crate) fn enter(root: &Fd) -> Outcome<Fd> {
     file::open(file::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at("open the new root")
 }
 
+/// Makes an empty read-only root of the mount namespace that the process has for itself.
+pub(crate) fn enter_empty() -> Result<()> {
+    let options = [(c"mode", c"555"), (c"nr_blocks", c"1"), (c"nr_inodes", c"1")];
+    let empty = mount::new(c"tmpfs", &options, RDONLY | NOSUID | NODEV | NOEXEC)?;
+    let place = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    mount::attach(&empty, &place)?;
+    namespace::chdir(ROOT)?;
+    mount::pivot_here()
+}
+
 /// The last touches, from within: read-only root, masked and read-only paths.
 pub(crate) fn seal(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
     if plan.number(tag::ROOT_READONLY, 0) != 0 {
@@ -67,28 +74,20 @@ pub(crate) fn seal(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
     Ok(())
 }
 
+fn attach_root(layers: &Fd) -> Result<()> {
+    let place = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    mount::attach(layers, &place)
+}
+
 fn mount_overlay(plan: Plan<'_>) -> Outcome<()> {
     let text = |tag| plan.first(tag).ok_or(Errno::PROTO).and_then(|field| field.cstr()).at("read the plan");
     let (upper, work) = (text(tag::UPPER)?, text(tag::WORK)?);
     // Devices of an image open nowhere but in a privileged container.
     let nodev = if plan.number(tag::PRIVILEGED, 0) != 0 { 0 } else { NODEV };
-    let mounted = mount::context(c"overlay").and_then(|context| {
-        // Any option at all is taken, and refused at the end with a line in the kernel's log: a kernel before 6.5.
-        if mount::configure(&context, c"podbus", c"").is_ok() {
-            return overlay_of_links(plan, upper, work, nodev);
-        }
-        for (at, layer) in plan.all(tag::LOWER).enumerate() {
-            match mount::configure(&context, c"lowerdir+", layer.cstr()?) {
-                Err(Errno::INVAL) if at == 0 => return overlay_of_links(plan, upper, work, nodev),
-                other => other?,
-            }
-        }
-        mount::configure(&context, c"upperdir", upper)?;
-        mount::configure(&context, c"workdir", work)?;
-        // The writable layer does not outlive a power cut: nothing need wait for the disk.
-        mount::configure(&context, c"volatile", c"")?;
-        let target = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0)?;
-        mount::attach(&mount::create(&context, nodev)?, &target)
+    let layers = plan.all(tag::LOWER);
+    let mounted = mount::overlay(layers.map(|layer| layer.cstr()), Some((upper, work)), nodev).and_then(|overlay| {
+        let Some(overlay) = overlay else { return overlay_of_links(plan, upper, work, nodev) };
+        attach_root(&overlay)
     });
     mounted.at("mount the layers of the image")
 }

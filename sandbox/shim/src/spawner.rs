@@ -10,13 +10,13 @@ use podbus_sandbox_linux::process::{self, Copy, CopyOptions, SingleThread};
 use podbus_sandbox_linux::socket::{self, Fds};
 use podbus_sandbox_linux::{Fd, Result, file, mount, namespace};
 
-use crate::pod;
+use crate::{pod, rootfs};
 
 const SOCKET: i32 = 0;
 
 /// Serves until the daemon closes its end. Returns the exit code.
 pub(crate) fn run(single: SingleThread, state_dir: &CStr) -> i32 {
-    let Ok(()) = prepare(state_dir) else { return 3 };
+    let Ok(empty) = prepare(state_dir).and_then(|()| empty_mounts(single)) else { return 3 };
     if socket::send(SOCKET, &[0], &[], true).is_err() {
         return 0;
     }
@@ -30,7 +30,7 @@ pub(crate) fn run(single: SingleThread, state_dir: &CStr) -> i32 {
                 let Ok(listener) = fds.take(0) else { continue };
                 // A fork that fails closes the listener, which the daemon sees at its end.
                 if let Ok(Copy::Child) = process::copy(single, CopyOptions::default()) {
-                    process::exit(become_shim(single, message.text, listener));
+                    process::exit(become_shim(single, message.text, listener, empty));
                 }
             }
         }
@@ -64,6 +64,23 @@ fn prepare(state_dir: &CStr) -> Result<()> {
     file::dup_onto(null.raw(), 2)
 }
 
+/// Makes the mount namespace of every pause: an empty root, and nothing of the host. One for all, since it cannot be
+/// changed from within, and to leave an old root costs each pod a wait for RCU.
+fn empty_mounts(single: SingleThread) -> Result<Fd> {
+    let (ours, theirs) = socket::pair()?;
+    if let Copy::Child = process::copy(single, CopyOptions { namespaces: namespace::MOUNT, ..CopyOptions::default() })?
+    {
+        let made = file::open(file::CWD, c"/mnt/proc/self/ns/mnt", libc::O_RDONLY, 0)
+            .and_then(|made| rootfs::enter_empty().map(|()| made))
+            .and_then(|made| socket::send(theirs.raw(), &[0], &[made.raw()], true));
+        process::exit(i32::from(made.is_err()));
+    }
+    drop(theirs);
+    let mut fds = Fds::none();
+    socket::receive(ours.raw(), &mut [0; 1], &mut fds)?;
+    fds.take(0)
+}
+
 /// The device files of every container, as the spawner keeps them.
 pub(crate) const DEVICES: [(&CStr, u32, u32); 6] = [
     (c"/mnt/dev/null", 1, 3),
@@ -79,17 +96,17 @@ fn attach(path: &CStr, mount: &Fd) -> Result<()> {
     mount::attach(mount, &target)
 }
 
-fn become_shim(single: SingleThread, text: &[u8], listener: Fd) -> i32 {
+fn become_shim(single: SingleThread, text: &[u8], listener: Fd, empty: Fd) -> i32 {
     let Some((id, rest)) = text.split_first_chunk::<ID_BYTES>() else { return 2 };
     let Some(cookie) = rest.first_chunk::<COOKIE_BYTES>() else { return 2 };
-    let prepared = process::set_name(c"podbus-shim")
+    let prepared = process::set_name(c"podbus-spare")
         .and_then(|()| process::new_session())
         .and_then(|()| process::become_subreaper())
         .and_then(|()| process::ignore_signal(libc::SIGCHLD, false))
         .and_then(|()| process::block_signals(true))
         .and_then(|()| file::dup_onto(1, SOCKET));
     match prepared {
-        Ok(()) => pod::run(single, *id, *cookie, listener),
+        Ok(()) => pod::run(single, *id, *cookie, listener, empty),
         Err(_) => 3,
     }
 }

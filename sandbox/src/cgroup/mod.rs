@@ -102,6 +102,18 @@ impl Cgroups {
         self.open_door(path)
     }
 
+    /// Makes the cgroup of a pod, and beneath it what pause, named `name`, joins. On v1 pause sits in the pod's, but in
+    /// the tree that it is killed by: each directory costs the start of every pod.
+    pub(crate) fn create_for_pause(&self, pod: &str, name: &str) -> Result<Door, CgroupError> {
+        if self.layout.is_v2() {
+            return self.create(&format!("{pod}/{name}"), &Limits::pause());
+        }
+        for dir in self.layout.dirs(pod) {
+            std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
+        }
+        self.open_exec_door(pod, name)
+    }
+
     /// Makes the cgroup in the hierarchies that only these limits need. One without CPUs or memory nodes takes no
     /// process: it begins with what its parent has.
     fn join_on_demand(&self, path: &str, limits: &Limits) -> Result<(), CgroupError> {

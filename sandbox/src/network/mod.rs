@@ -13,7 +13,6 @@ mod link;
 mod message;
 mod netns;
 mod nft;
-mod pool;
 mod port;
 mod range;
 mod socket;
@@ -31,7 +30,6 @@ use self::lease::Leases;
 use self::link::{Link, Veth};
 use self::netns::NetworkNamespace;
 use self::nft::{Element, Family, Rules};
-pub(crate) use self::pool::Pool;
 pub use self::port::{HostPort, Protocol, reserve};
 pub use self::range::{Ranges, RangesError};
 use self::socket::Netlink;
@@ -168,8 +166,7 @@ impl Network {
     /// Makes a network namespace with loopback up, and with eth0, an address and a default route.
     pub fn attach(&self) -> Result<Attached, NetworkError> {
         let lease = self.lease()?;
-        let pod = NetworkNamespace::create(lease.second_ip.is_some()).map_err(failed("make a network namespace"));
-        let attached = pod.and_then(|pod| self.connect(pod, &lease));
+        let attached = self.attach_leased(&lease);
         if attached.is_err() {
             self.release(lease.ip, &lease.veth); // the namespace is gone with its descriptor, and the veth soon is
         }
@@ -181,6 +178,12 @@ impl Network {
         let ip = self.take_address()?;
         let Shared { instance, ranges, .. } = &*self.shared;
         Ok(Lease { ip, second_ip: ranges.second(ip), veth: veth_name(instance, ranges.v4(), ip) })
+    }
+
+    /// As [`Network::attach`], with an address that was taken before.
+    pub(crate) fn attach_leased(&self, lease: &Lease) -> Result<Attached, NetworkError> {
+        let pod = NetworkNamespace::create(lease.second_ip.is_some()).map_err(failed("make a network namespace"))?;
+        self.connect(pod, lease)
     }
 
     /// Gives `netns` what [`Network::attach`] gives one of ours.

@@ -22,7 +22,7 @@ use tokio::net::UnixListener;
 
 use super::device;
 use super::exec::{Exec, Standard, exec_process};
-use super::start::{hidden, open_log, volumes};
+use super::start::{self, hidden, open_log, volumes};
 use super::{Container, Outcome, Runtime, RuntimeError, doing, now};
 use crate::cgroup::{Door, Limits};
 use crate::handler::bundle::{self, Bind, Bundle, Description, Namespace};
@@ -77,7 +77,8 @@ impl Runtime {
         let bundle = Bundle::of(&container.dir);
         bundle.create().map_err(doing("make the bundle"))?;
         let mut draft = self.command_draft()?;
-        self.describe_root(container, &mut draft.draft)?;
+        self.describe_layers(container, &mut draft.draft)?;
+        start::describe_root(container, &mut draft.draft);
         draft.draft.bytes(tag::HANDLER_ROOT, bundle.root().as_os_str().as_encoded_bytes());
         draft.draft.bytes(tag::OOM_SCORE, self.oom_score_of(container));
         if handler.inherits_cgroup {

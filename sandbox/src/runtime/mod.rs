@@ -6,6 +6,7 @@
 //!                          hosts, hostname, resolv.conf
 //!                          c/<id>/record       a container: what it is, its slots
 //!                                 upper, work  its writable layer
+//!          spare/<id>/                        a directory for a pod that nobody has asked for yet
 //! ```
 //!
 //! The order of each change: record, effects, the shim's commit into the slot, the answer. What has no committed slot
@@ -20,6 +21,7 @@ pub(crate) mod exec;
 mod handler;
 mod image_volume;
 mod info;
+mod line;
 mod ports;
 mod sandbox;
 mod start;
@@ -41,6 +43,7 @@ pub(crate) use self::adopt::leased;
 pub(crate) use self::container::Container;
 pub(crate) use self::device::Device;
 pub(crate) use self::event::Events;
+use self::line::Spare;
 pub(crate) use self::sandbox::Sandbox;
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::cni::{Cni, CniError};
@@ -48,7 +51,8 @@ use crate::handler::Handlers;
 use crate::handler::command::CommandError;
 use crate::image::Store;
 use crate::link::LinkError;
-use crate::network::{Network, NetworkError, Pool};
+use crate::network::{Attached, Network, NetworkError};
+use crate::pool::Pool;
 use crate::process::Invalid;
 use crate::seccomp::Filters;
 use crate::spawner::Spawner;
@@ -144,7 +148,8 @@ pub(crate) struct Runtime {
     pub(crate) store: Store,
     pub(crate) cgroups: Cgroups,
     network: Network,
-    networks: Arc<Pool>,
+    networks: Arc<Pool<Attached>>,
+    spares: Arc<Pool<Spare>>,
     cni: Cni,
     spawner: Spawner,
     pause: OwnedFd,
@@ -176,6 +181,8 @@ pub(crate) struct Parts {
     pub(crate) cni: Cni,
     /// How many networks are kept ready for pods.
     pub(crate) warm_networks: usize,
+    /// How many shims are.
+    pub(crate) warm_shims: usize,
     pub(crate) spawner: Spawner,
     pub(crate) handlers: Handlers,
     pub(crate) run_dir: PathBuf,
@@ -183,7 +190,8 @@ pub(crate) struct Parts {
 
 impl Runtime {
     pub(crate) fn new(parts: Parts) -> io::Result<Arc<Self>> {
-        let Parts { state_dir, store, cgroups, network, cni, warm_networks, spawner, handlers, run_dir } = parts;
+        let Parts { state_dir, store, cgroups, network, cni, warm_networks, warm_shims, spawner, handlers, run_dir } =
+            parts;
         let pause = crate::program::sealed("pause", crate::program::PAUSE)?;
         let can_lower_oom_score = can_lower_oom_score();
         if !can_lower_oom_score {
@@ -195,7 +203,8 @@ impl Runtime {
             state_dir,
             store,
             cgroups,
-            networks: Pool::start(network.clone(), warm_networks),
+            networks: Arc::new(Pool::new(warm_networks)),
+            spares: Arc::new(Pool::new(warm_shims)),
             cni,
             network,
             spawner,

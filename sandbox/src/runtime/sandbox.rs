@@ -13,13 +13,16 @@ use podbus_common_cri::runtime::{
 use podbus_sandbox_linux::message::{Message, kind};
 use podbus_sandbox_linux::plan::tag;
 use podbus_sandbox_linux::slot::{FLAG_UNKNOWN, Place, Slot};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::context;
-use super::{Outcome, Runtime, RuntimeError, doing, lock, new_id, now, ports};
-use crate::cgroup::{Door, Limits};
+use super::line::{Line, Spare, Start};
+use super::{Outcome, Runtime, RuntimeError, doing, lock, now, ports};
+use crate::cgroup::Door;
 use crate::cni;
-use crate::link::{self, Link, LinkError, Notice};
-use crate::network::{self, Attached, Lease};
+use crate::link::{Link, LinkError, Notice};
+use crate::network::{self, Attached, Lease, NetworkError};
 use crate::plan::{Draft, PidMode, Sealed};
 use crate::process::Invalid;
 use crate::record::{Record, SandboxBody};
@@ -53,6 +56,8 @@ pub(crate) struct Sandbox {
 enum PodNetwork {
     OfNode,
     Ready(Attached),
+    /// It is being made.
+    Coming(Lease, JoinHandle<Result<Attached, NetworkError>>),
     /// It has to be made inside of the pod's user namespace.
     Promised(Mapping, Lease),
     /// Plugins made it.
@@ -64,7 +69,15 @@ impl PodNetwork {
         match self {
             Self::OfNode | Self::Cni(_) => None,
             Self::Ready(it) => Some(Lease { ip: it.ip, second_ip: it.second_ip, veth: it.veth.clone() }),
-            Self::Promised(_, lease) => Some(lease.clone()),
+            Self::Coming(lease, _) | Self::Promised(_, lease) => Some(lease.clone()),
+        }
+    }
+
+    /// Waits until it is made, or until it is known that it cannot be.
+    async fn made(self) -> Outcome<Self> {
+        match self {
+            Self::Coming(_, making) => Ok(Self::Ready(finished(making).await?)),
+            other => Ok(other),
         }
     }
 
@@ -78,22 +91,15 @@ impl PodNetwork {
     }
 }
 
-/// A connection to a shim whose pod is not whole: without it the shim undoes what it has made, and ends.
-struct HalfMade(Option<Arc<Link>>);
-
-impl HalfMade {
-    /// The pod is whole.
-    fn keep(mut self) {
-        self.0 = None;
-    }
+async fn finished<T>(task: JoinHandle<Result<T, NetworkError>>) -> Outcome<T> {
+    Ok(task.await.map_err(|error| doing("make the network")(io::Error::other(error)))??)
 }
 
-impl Drop for HalfMade {
-    fn drop(&mut self) {
-        if let Some(link) = self.0.take() {
-            link.close();
-        }
-    }
+/// A pod as far as it needs no network.
+struct Prepared {
+    record: Record,
+    door: Door,
+    line: Line,
 }
 
 #[derive(Default)]
@@ -249,26 +255,25 @@ impl Runtime {
             let error = || RuntimeError::Exists(format!("the sandbox {key} is there already, as {}", found.body.id));
             return same.then(|| found.body.id.clone()).ok_or_else(error);
         }
-        let id = new_id();
+        let (id, cookie, start) = self.take_spare().map_or_else(Start::nothing, Spare::split);
+        let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
+        let cgroup = self.cgroups.of_pod(parent, &id).map_err(Invalid)?;
         let place = self.place(&id, &config).await?;
         let mut ips = place.ips().into_iter().map(|ip| ip.to_string());
         let body = SandboxBody {
-            cookie: rand::random::<[u8; 32]>().to_vec(),
+            cookie,
             created_at: now(),
             ip: ips.next().unwrap_or_default(),
             second_ip: ips.next().unwrap_or_default(),
             veth: place.lease().map(|it| it.veth).unwrap_or_default(),
-            cgroup: self
-                .cgroups
-                .of_pod(config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent), &id)
-                .map_err(Invalid)?,
+            cgroup,
             runtime_handler: handler.to_owned(),
             handler: handler_body,
             config: Some(config),
             id,
         };
         let dir = self.sandboxes_dir().join(&body.id);
-        let made = self.make_sandbox(&body, &dir, place).await;
+        let made = self.make_sandbox(&body, &dir, start, place).await;
         match made {
             Ok((record, link)) => Ok(self.admit_sandbox(body, record, dir, &link)),
             Err(error) => {
@@ -291,21 +296,31 @@ impl Runtime {
             }
             return Ok(PodNetwork::Cni(self.cni.attach(id, config, &ports::of(config)?).await?));
         }
-        let Some(mapping) = Mapping::of(&options)? else {
-            return Ok(PodNetwork::Ready(self.networks.take().await?));
-        };
         let network = self.network.clone();
-        let lease = tokio::task::spawn_blocking(move || network.lease()).await;
-        let lease = lease.map_err(|error| doing("take an address")(io::Error::other(error)))??;
-        Ok(PodNetwork::Promised(mapping, lease))
+        if let Some(mapping) = Mapping::of(&options)? {
+            let lease = finished(tokio::task::spawn_blocking(move || network.lease())).await?;
+            return Ok(PodNetwork::Promised(mapping, lease));
+        }
+        if let Some(ready) = self.networks.take() {
+            return Ok(PodNetwork::Ready(ready));
+        }
+        let (tell, told) = oneshot::channel();
+        let making = tokio::task::spawn_blocking(move || {
+            let lease = network.lease()?;
+            let _ = tell.send(lease.clone());
+            network.attach_leased(&lease)
+        });
+        match told.await {
+            Ok(lease) => Ok(PodNetwork::Coming(lease, making)),
+            Err(_) => Ok(PodNetwork::Ready(finished(making).await?)), // without an address: it says why
+        }
     }
 
     /// Makes the network of a pod with a user namespace: its shim makes both namespaces, and lives by now.
     async fn attach(&self, link: &Link, mapping: Mapping, lease: Lease) -> Outcome<Attached> {
         let netns = self.make_user_namespace(link, mapping).await?;
         let network = self.network.clone();
-        let attached = tokio::task::spawn_blocking(move || network.attach_to(netns, &lease)).await;
-        Ok(attached.map_err(|error| doing("make the network")(io::Error::other(error)))??)
+        finished(tokio::task::spawn_blocking(move || network.attach_to(netns, &lease))).await
     }
 
     /// Record, effects, commit.
@@ -313,9 +328,26 @@ impl Runtime {
         self: &Arc<Self>,
         body: &SandboxBody,
         dir: &Path,
+        start: Start,
         network: PodNetwork,
     ) -> Outcome<(Record, Arc<Link>)> {
-        std::fs::create_dir_all(dir.join("c")).map_err(doing("make the sandbox's directory"))?;
+        let is_coming = matches!(network, PodNetwork::Coming(..));
+        let prepared = self.prepare(body, dir, start).await.and_then(|mut prepared| {
+            if is_coming {
+                prepared.line.spawn(self)?; // it comes to life meanwhile
+            }
+            Ok(prepared)
+        });
+        // Before an error is told: what is undone has to be made.
+        let network = network.made().await;
+        let Prepared { record, door, line } = prepared?;
+        let link = self.set_up(body, &record, &door, line, network?).await?;
+        Ok((record, link))
+    }
+
+    /// Makes all of a pod that needs no network, the record first.
+    async fn prepare(self: &Arc<Self>, body: &SandboxBody, dir: &Path, start: Start) -> Outcome<Prepared> {
+        let line = start.place(dir).map_err(doing("make the sandbox's directory"))?;
         let record = Record::create(&dir.join("record"), body).map_err(doing("write the sandbox's record"))?;
         let config = config(body);
         let hostname = hostname(config);
@@ -323,29 +355,23 @@ impl Runtime {
         if !config.log_directory.is_empty() {
             std::fs::create_dir_all(&config.log_directory).map_err(doing(format!("make {}", config.log_directory)))?;
         }
-        let door = self.cgroups.create(&pause_cgroup(body), &Limits::pause())?;
-        let link = self.set_up(body, dir, &record, &door, network).await?;
-        Ok((record, link))
+        let door = self.cgroups.create_for_pause(&body.cgroup, &body.id)?;
+        let line = match line {
+            Some(line) => line,
+            None => Line::open(self, dir, &body.id, &body.cookie).await?,
+        };
+        Ok(Prepared { record, door, line })
     }
 
-    /// Makes the shim, and tells it what the pod is.
+    /// Tells the shim what the pod is, and makes it where it is not made yet.
     async fn set_up(
-        self: &Arc<Self>,
+        &self,
         body: &SandboxBody,
-        dir: &Path,
         record: &Record,
         door: &Door,
+        mut line: Line,
         network: PodNetwork,
     ) -> Outcome<Arc<Link>> {
-        let listener = link::bind(dir).map_err(doing("bind the pod's socket"))?;
-        let id_and_cookie = id_and_cookie(body);
-        let mut listener = Some(listener);
-        let mut spawn = || {
-            let spawned = listener.take().map_or(Ok(()), |listener| self.spawner.spawn(&id_and_cookie, &listener));
-            spawned.map_err(doing("make a shim"))
-        };
-        let (link, hello) = Link::connect_ahead(dir, &id_and_cookie, self.notices(&body.id)).await?;
-        let half_made = HalfMade(Some(Arc::clone(&link)));
         let mut of_plugins = None;
         let attached = match network {
             PodNetwork::OfNode => None,
@@ -354,20 +380,20 @@ impl Runtime {
                 None
             }
             PodNetwork::Ready(attached) => Some(attached),
+            PodNetwork::Coming(_, making) => Some(finished(making).await?),
             PodNetwork::Promised(mapping, lease) => {
-                spawn()?;
-                Some(self.attach(&link, mapping, lease).await?)
+                line.spawn(self)?;
+                Some(self.attach(&line.link, mapping, lease).await?)
             }
         };
         let reserved = self.open_ports(config(body), attached.as_ref()).await?;
         let netns = attached.as_ref().map(|attached| &attached.netns).or(of_plugins.as_ref());
         let plan = self.plan(body, record, door, netns, &reserved)?;
-        let set_up = link.ask(Message { kind: kind::SETUP, ..Message::default() }, plan.fds()).await;
-        spawn()?; // only now, where it can be: so it finds all that it needs
-        link.answer(hello).await?;
-        link.answer(set_up).await?;
-        half_made.keep();
-        Ok(link)
+        let set_up = line.link.ask(Message { kind: kind::SETUP, ..Message::default() }, plan.fds()).await;
+        line.spawn(self)?; // only now, where it can be: so it finds all that it needs
+        line.greeted().await?;
+        line.link.answer(set_up).await?;
+        Ok(line.keep())
     }
 
     /// What a shim is to make of a pod.

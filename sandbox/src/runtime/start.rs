@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podbus_common_cri::runtime::{ContainerState, LinuxContainerSecurityContext, NamespaceMode};
+use podbus_sandbox_linux::Fd;
 use podbus_sandbox_linux::message::{Message, kind};
-use podbus_sandbox_linux::mount::RDONLY;
+use podbus_sandbox_linux::mount::{NODEV, RDONLY};
 use podbus_sandbox_linux::plan::tag;
 use podbus_sandbox_linux::slot::{FLAG_START_FAILED, Slot};
 
 use super::{Container, Device, Outcome, Runtime, RuntimeError, device, doing, image_volume, now};
-use crate::cgroup::Limits;
+use crate::cgroup::{Door, Limits};
+use crate::image_volume::overlay;
+use crate::link::Link;
 use crate::plan::{Draft, PidMode};
 use crate::process::{self, Invalid};
 use crate::spawner::LOWEST_LAYER;
@@ -75,13 +78,9 @@ impl Runtime {
             return self.start_by_handler(container, handler).await;
         }
         let link = container.sandbox.link()?;
-        let context = process::security(container.config());
-        let devices = device::open_all(container)?;
-        let limits = Limits::container(&container.resources(), context.privileged).with_devices(&devices);
-        let door = self.cgroups.create(&container.cgroup(&container.sandbox), &limits)?;
-        let user = container.sandbox.user_namespace(&link).await?;
-        let volumes = volumes(container, devices, user.as_ref())?;
-        let log = open_log(&container.body.log_path)?;
+        // Side by side: the layers take as long as all else. Both to the end, so that nothing comes after an error.
+        let (root, parts) = tokio::join!(self.mount_root(container), self.gather(container, &link));
+        let (root, Gathered { door, volumes, log }) = (root?, parts?);
 
         let mut draft = Draft::default();
         draft.fd(tag::FD_RECORD, container.record.raw());
@@ -89,7 +88,11 @@ impl Runtime {
         if let Some(log) = &log {
             draft.fd(tag::FD_LOG, log.as_raw_fd());
         }
-        self.describe_root(container, &mut draft)?;
+        match &root {
+            Some(root) => draft.fd(tag::FD_ROOT, root.raw()),
+            None => self.describe_layers(container, &mut draft)?,
+        }
+        describe_root(container, &mut draft);
         for volume in &volumes {
             draft.volume(volume);
         }
@@ -113,51 +116,53 @@ impl Runtime {
         Ok(())
     }
 
-    /// Layers, the writable one, and what is hidden.
-    pub(super) fn describe_root(&self, container: &Container, draft: &mut Draft) -> Outcome<()> {
+    /// Makes the cgroup, and opens all that the container gets but its root.
+    async fn gather(&self, container: &Arc<Container>, link: &Link) -> Outcome<Gathered> {
         let context = process::security(container.config());
-        for layer in container.body.layers.iter().rev() {
-            draft.bytes(tag::LOWER, self.inside(Path::new(layer))?);
+        let devices = device::open_all(container)?;
+        let limits = Limits::container(&container.resources(), context.privileged).with_devices(&devices);
+        let door = self.cgroups.create(&container.cgroup(&container.sandbox), &limits)?;
+        let user = container.sandbox.user_namespace(link).await?;
+        let volumes = volumes(container, devices, user.as_ref())?;
+        let log = open_log(&container.body.log_path)?;
+        Ok(Gathered { door, volumes, log })
+    }
+
+    /// Puts the layers of a container together, off the async workers. `None` where its shim has to: in a user namespace,
+    /// whose ids the layers then have, and before Linux 6.5.
+    async fn mount_root(&self, container: &Arc<Container>) -> Outcome<Option<Fd>> {
+        if container.sandbox.mapping().is_some() {
+            return Ok(None);
         }
-        if container.body.layers.len() < LOWER_LAYERS_MAX {
-            draft.bytes(tag::LOWER, format!("/{LOWEST_LAYER}"));
+        let (container, layers) = (Arc::clone(container), layers(container, &self.state_dir));
+        let mounted = tokio::task::spawn_blocking(move || {
+            let (upper, work) = empty_writable_layer(&container)?;
+            let privileged = process::security(container.config()).privileged;
+            // Devices of an image open nowhere but in a privileged container.
+            let attributes = if privileged { 0 } else { NODEV };
+            let mounted = overlay(&layers, Some((&upper, &work)), attributes);
+            mounted.map_err(|errno| doing("mount the layers of the image")(errno.into()))
+        });
+        mounted.await.map_err(|error| doing("mount the layers of the image")(error.into()))?
+    }
+
+    /// The layers and the writable one, for the shim to put together.
+    pub(super) fn describe_layers(&self, container: &Container, draft: &mut Draft) -> Outcome<()> {
+        for layer in layers(container, &self.state_dir).iter().rev() {
+            draft.bytes(tag::LOWER, self.inside(layer)?);
         }
-        for (name, tag) in [("upper", tag::UPPER), ("work", tag::WORK)] {
-            let dir = container.dir.join(name);
-            // A start that died half-way left a work directory that overlayfs refuses.
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(doing("empty the writable layer")(error));
-                }
-                _ => {}
-            }
-            std::fs::create_dir(&dir).map_err(doing("make the writable layer"))?;
-            draft.bytes(tag, self.inside(&dir)?);
-        }
+        let (upper, work) = empty_writable_layer(container)?;
+        draft.bytes(tag::UPPER, self.inside(&upper)?);
+        draft.bytes(tag::WORK, self.inside(&work)?);
         if let Some(mapping) = container.sandbox.mapping() {
             // The layers are everybody's, and appear as the pod's; the writable one is the pod's also on the disk, since
             // the kernel makes files for an overlay as the node's root, which has no place in a mapped mount.
-            std::os::unix::fs::chown(container.dir.join("upper"), Some(mapping.on_node(0)), Some(mapping.groups.first))
+            std::os::unix::fs::chown(upper, Some(mapping.on_node(0)), Some(mapping.groups.first))
                 .map_err(doing("give the writable layer to the pod"))?;
             let layers = container.body.layers.iter().filter_map(|layer| Path::new(layer).parent());
             for dir in layers.collect::<BTreeSet<_>>() {
                 draft.bytes(tag::MAPPED, self.inside(dir)?);
             }
-        }
-        draft.flag(tag::ROOT_READONLY, context.readonly_rootfs);
-        draft.flag(tag::PRIVILEGED, context.privileged);
-        if context.privileged {
-            for node in device::of_node() {
-                draft.node(&node);
-            }
-            return Ok(());
-        }
-        let (masked, readonly) = hidden(&context);
-        for path in masked {
-            draft.bytes(tag::MASKED_PATH, path);
-        }
-        for path in readonly {
-            draft.bytes(tag::READONLY_PATH, path);
         }
         Ok(())
     }
@@ -186,6 +191,56 @@ impl Runtime {
         let message = Message { kind: kind::REOPEN, text: container.body.id.as_bytes(), ..Message::default() };
         container.sandbox.link()?.request(message, &[log.as_raw_fd()]).await?;
         Ok(())
+    }
+}
+
+/// What a container gets but its root.
+struct Gathered {
+    door: Door,
+    volumes: Vec<Volume>,
+    log: Option<std::fs::File>,
+}
+
+/// The layers below the writable one, lowest first.
+fn layers(container: &Container, state_dir: &Path) -> Vec<PathBuf> {
+    let lowest = (container.body.layers.len() < LOWER_LAYERS_MAX).then(|| state_dir.join(LOWEST_LAYER));
+    lowest.into_iter().chain(container.body.layers.iter().map(PathBuf::from)).collect()
+}
+
+/// Makes the writable layer and its work directory, empty.
+fn empty_writable_layer(container: &Container) -> Outcome<(PathBuf, PathBuf)> {
+    let make = |name: &str| {
+        let dir = container.dir.join(name);
+        // A start that died half-way left a work directory that overlayfs refuses.
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(doing("empty the writable layer")(error));
+            }
+            _ => {}
+        }
+        std::fs::create_dir(&dir).map_err(doing("make the writable layer"))?;
+        Ok(dir)
+    };
+    Ok((make("upper")?, make("work")?))
+}
+
+/// What is hidden of a container's root, or cannot be written.
+pub(super) fn describe_root(container: &Container, draft: &mut Draft) {
+    let context = process::security(container.config());
+    draft.flag(tag::ROOT_READONLY, context.readonly_rootfs);
+    draft.flag(tag::PRIVILEGED, context.privileged);
+    if context.privileged {
+        for node in device::of_node() {
+            draft.node(&node);
+        }
+        return;
+    }
+    let (masked, readonly) = hidden(&context);
+    for path in masked {
+        draft.bytes(tag::MASKED_PATH, path);
+    }
+    for path in readonly {
+        draft.bytes(tag::READONLY_PATH, path);
     }
 }
 

@@ -8,11 +8,16 @@ use crate::runtime::host::{Host, with_networks};
 /// Sends a request to a daemon that dies at the first point, to one that dies at the second, and so on: until one lives
 /// to the answer, and dies then. Each time another daemon takes over.
 fn killed_at_every_step(request: Request) {
-    // None made in advance: what the daemon does by itself would come between.
-    with_networks(0, |mut host: Host| async move {
+    // Nothing made in advance: what the daemon does by itself would come between.
+    with_so_much_in_advance(0, request);
+}
+
+fn with_so_much_in_advance(ready: usize, request: Request) {
+    with_networks(ready, |mut host: Host| async move {
         let empty = files(&host.path("state/images"));
         for points in 0.. {
             let mut scene = Scene::set(&mut host, request).await;
+            host.wait_for_spares().await;
             let doom = Doom::on(host.daemon_pid(), points, Follow::Threads);
             let answer = scene.send(&mut host).await;
             let death = doom.call_off();
@@ -39,6 +44,11 @@ fn killed_at_every_step(request: Request) {
 #[test]
 fn run_pod_sandbox() {
     killed_at_every_step(Request::RunPodSandbox);
+}
+
+#[test]
+fn run_pod_sandbox_of_what_was_made_in_advance() {
+    with_so_much_in_advance(1, Request::RunPodSandbox);
 }
 
 #[test]

@@ -3,14 +3,19 @@
 use super::scene::{Request, Scene};
 use super::tracer::{Doom, Follow};
 use super::truth::assert_states_are_true;
-use crate::runtime::host::{Host, on_host};
+use crate::runtime::host::{Host, with_networks};
 
 /// Sends a request, and kills who makes the first step for it, the second, and so on; the daemon lives, and tells what is.
 fn killed_at_every_step(request: Request, who: impl Fn(&Host) -> i32) {
-    on_host(|mut host: Host| async move {
+    with_so_much_in_advance(1, request, who);
+}
+
+fn with_so_much_in_advance(ready: usize, request: Request, who: impl Fn(&Host) -> i32) {
+    with_networks(ready, |mut host: Host| async move {
         let daemon = host.daemon_pid();
         for points in 0.. {
             let mut scene = Scene::set(&mut host, request).await;
+            host.wait_for_spares().await;
             let doom = Doom::on(who(&host), points, Follow::Children);
             let answer = scene.send(&mut host).await;
             let death = doom.call_off();
@@ -32,7 +37,12 @@ fn killed_at_every_step(request: Request, who: impl Fn(&Host) -> i32) {
 
 #[test]
 fn run_pod_sandbox() {
-    killed_at_every_step(Request::RunPodSandbox, Host::spawner);
+    with_so_much_in_advance(0, Request::RunPodSandbox, Host::spawner);
+}
+
+#[test]
+fn run_pod_sandbox_of_a_shim_made_in_advance() {
+    killed_at_every_step(Request::RunPodSandbox, |host| host.spares()[0]);
 }
 
 #[test]

@@ -89,6 +89,23 @@ fn a_dead_spawner_is_replaced_and_pods_do_not_notice() {
 }
 
 #[test]
+fn a_shim_made_in_advance_ends_with_its_daemon_and_the_next_one_makes_its_own() {
+    on_host(|mut host| async move {
+        host.wait_for_spares().await;
+        let spare = host.spares()[0];
+        host.kill_daemon();
+        wait_until("the spare has left", || !is_alive(spare)).await;
+        host.run_daemon().await;
+        host.wait_for_spares().await;
+        let spares = std::fs::read_dir(host.path("state/spare")).unwrap().count();
+        assert_eq!(spares, 1, "that of the dead daemon is gone");
+        let sandbox = host.run_pod("web").await;
+        assert_eq!(host.output(&sandbox, "a", "echo hi").await, "hi\n");
+        host
+    });
+}
+
+#[test]
 fn a_shim_that_dies_while_no_daemon_runs_is_noticed_at_the_next_start() {
     on_host(|mut host| async move {
         let sandbox = host.run_pod("web").await;

@@ -256,6 +256,16 @@ impl Host {
         self.named("podbus-shim")
     }
 
+    /// The shims that were made in advance and are no pod's yet.
+    pub(crate) fn spares(&self) -> Vec<i32> {
+        self.named("podbus-spare")
+    }
+
+    /// Waits until as many are made in advance as there are to be.
+    pub(crate) async fn wait_for_spares(&self) {
+        wait_until("the spares are made", || self.spares().len() == self.warm_networks).await;
+    }
+
     /// The process that forks shims.
     pub(crate) fn spawner(&self) -> i32 {
         self.named("podbus-spawner")[0]

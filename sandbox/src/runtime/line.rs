@@ -1,0 +1,162 @@
+//! The way to a pod's shim, from its directory and socket on; and such ways made in advance.
+//!
+//! A spare is a directory beneath `<state>/spare`, a shim that waits at its socket and the connection to it. The shim
+//! has no record and ends with the connection, and the next daemon empties the directory: a death leaves nothing.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::sandbox::remove_dir;
+use super::{Outcome, Runtime, doing, new_id};
+use crate::files;
+use crate::link::{self, Asked, Link};
+use crate::network::Attached;
+
+/// A connection to a shim whose pod is not whole: without it the shim undoes what it has made, and ends.
+pub(super) struct Line {
+    pub(super) link: Arc<Link>,
+    is_whole: bool,
+    hello: Option<Asked>,
+    /// What the shim will inherit, where it is not made yet.
+    listener: Option<OwnedFd>,
+    id_and_cookie: Vec<u8>,
+}
+
+impl Line {
+    /// Binds the socket in `dir` and connects to it. What is sent waits for the shim.
+    pub(super) async fn open(runtime: &Arc<Runtime>, dir: &Path, id: &str, cookie: &[u8]) -> Outcome<Self> {
+        let listener = link::bind(dir).map_err(doing("bind the pod's socket"))?;
+        let id_and_cookie = [id.as_bytes(), cookie].concat();
+        let (link, hello) = Link::connect_ahead(dir, &id_and_cookie, runtime.notices(id)).await?;
+        Ok(Self { link, is_whole: false, hello: Some(hello), listener: Some(listener), id_and_cookie })
+    }
+
+    /// Makes the shim, if it is not made yet.
+    pub(super) fn spawn(&mut self, runtime: &Runtime) -> Outcome<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        runtime.spawner.spawn(&self.id_and_cookie, &listener).map_err(doing("make a shim"))
+    }
+
+    /// Waits until the shim has heard who we are.
+    pub(super) async fn greeted(&mut self) -> Outcome<()> {
+        if let Some(hello) = self.hello.take() {
+            self.link.answer(hello).await?;
+        }
+        Ok(())
+    }
+
+    /// The pod is whole.
+    pub(super) fn keep(mut self) -> Arc<Link> {
+        self.is_whole = true;
+        Arc::clone(&self.link)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.link.close();
+        }
+    }
+}
+
+/// What a pod that nobody has asked for yet has already.
+pub(super) struct Spare {
+    pub(super) id: String,
+    pub(super) cookie: Vec<u8>,
+    dir: SpareDir,
+    line: Line,
+}
+
+/// The directory of a spare. What becomes of no pod is removed.
+pub(super) struct SpareDir(PathBuf);
+
+impl Drop for SpareDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // else the next daemon does
+    }
+}
+
+/// Where the directory of a new pod comes from.
+pub(super) enum Start {
+    New,
+    Spare(SpareDir, Line),
+}
+
+impl Spare {
+    /// Who the pod is, and what it starts with.
+    pub(super) fn split(self) -> (String, Vec<u8>, Start) {
+        (self.id, self.cookie, Start::Spare(self.dir, self.line))
+    }
+}
+
+impl Start {
+    /// Who a new pod is that starts with nothing.
+    pub(super) fn nothing() -> (String, Vec<u8>, Self) {
+        (new_id(), new_cookie(), Self::New)
+    }
+
+    /// Makes `dir` the pod's directory, in which nothing stands yet.
+    pub(super) fn place(self, dir: &Path) -> io::Result<Option<Line>> {
+        match self {
+            Self::New => std::fs::create_dir_all(dir.join("c")).map(|()| None),
+            Self::Spare(spare, line) => std::fs::rename(&spare.0, dir).map(|()| Some(line)),
+        }
+    }
+}
+
+fn new_cookie() -> Vec<u8> {
+    rand::random::<[u8; 32]>().to_vec()
+}
+
+impl Runtime {
+    /// Keeps networks and spares ready from now on; what an earlier daemon had of spares goes. Ends with the runtime.
+    pub(crate) async fn prepare_ahead(self: &Arc<Self>) -> io::Result<()> {
+        remove_dir(&self.spares_dir()).await?;
+        let (pool, runtime) = (Arc::clone(&self.networks), Arc::downgrade(self));
+        tokio::spawn(async move {
+            pool.fill(|| {
+                let runtime = runtime.clone();
+                async move { Some(runtime.upgrade()?.make_network().await) }
+            })
+            .await;
+        });
+        let (pool, runtime) = (Arc::clone(&self.spares), Arc::downgrade(self));
+        tokio::spawn(async move {
+            pool.fill(|| {
+                let runtime = runtime.clone();
+                async move { Some(runtime.upgrade()?.make_spare().await) }
+            })
+            .await;
+        });
+        Ok(())
+    }
+
+    async fn make_network(&self) -> Outcome<Attached> {
+        let network = self.network.clone();
+        let made = tokio::task::spawn_blocking(move || network.attach()).await;
+        Ok(made.map_err(|error| doing("make the network")(io::Error::other(error)))??)
+    }
+
+    fn spares_dir(&self) -> PathBuf {
+        self.state_dir.join("spare")
+    }
+
+    async fn make_spare(self: &Arc<Self>) -> Outcome<Spare> {
+        let (id, cookie) = (new_id(), new_cookie());
+        let dir = SpareDir(self.spares_dir().join(&id));
+        std::fs::create_dir_all(dir.0.join("c")).map_err(doing("make a directory in advance"))?;
+        files::reserve(&dir.0).map_err(doing("make files in advance"))?;
+        let mut line = Line::open(self, &dir.0, &id, &cookie).await?;
+        line.spawn(self)?;
+        line.greeted().await?;
+        Ok(Spare { id, cookie, dir, line })
+    }
+
+    /// One whose shim lives.
+    pub(super) fn take_spare(&self) -> Option<Spare> {
+        std::iter::from_fn(|| self.spares.take()).find(|spare| !spare.line.link.is_gone())
+    }
+}
