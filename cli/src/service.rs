@@ -38,7 +38,7 @@ impl<A: Args> Service<A> {
             .with_ansi(std::io::stderr().is_terminal());
         match self.log_format {
             LogFormat::Text => logs.with_target(false).init(),
-            LogFormat::Json => logs.json().init(),
+            LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).init(),
         }
         // The one TLS provider of the tree. An error means that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();

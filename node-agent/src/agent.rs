@@ -30,6 +30,7 @@ pub(crate) use self::directory::Directory;
 use crate::journal::Journal;
 use crate::runtime::Runtime;
 use crate::runtime::watch::Wake;
+use crate::telemetry::Telemetry;
 use crate::worker::{self, Handle, NodeFacts, now as wall};
 
 /// How long a request may take.
@@ -116,7 +117,10 @@ impl<R: Runtime> Agent<R> {
                 Some(reply) = sync => self.synced(reply),
                 Some(reply) = status => self.status_taken(reply),
                 Some(message) = assignments.next() => Input::Assignment(message.payload),
-                Some(update) = self.updates.1.recv() => Input::Update(update),
+                Some(update) = self.updates.1.recv() => {
+                    self.facts.telemetry.heard(&update);
+                    Input::Update(update)
+                }
                 Some(wake) = wakes.recv() => {
                     self.wake(&wake);
                     continue;
@@ -127,6 +131,7 @@ impl<R: Runtime> Agent<R> {
             let registered = self.core.set().agent_epoch();
             self.core.handle(input, now())?;
             let set = self.core.set();
+            self.facts.telemetry.registered(set.agent_epoch());
             if set.agent_epoch() != registered && set.agent_epoch() != 0 {
                 tracing::info!(agentEpoch = set.agent_epoch(), leaderEpoch = set.leader_epoch(), "registered");
             }
@@ -163,10 +168,13 @@ impl<R: Runtime> Agent<R> {
     async fn carry_out(&mut self, output: Output) {
         match output {
             Output::Sync(pages) => {
+                self.facts.telemetry.syncs();
                 self.sync = Some(send_sync(self.bus.clone(), subject::sync(&self.node), pages).boxed());
             }
             Output::Status(request) => {
-                self.status = Some(send_status(self.bus.clone(), subject::status(&self.node), request).boxed());
+                let telemetry = self.facts.telemetry.clone();
+                self.status =
+                    Some(send_status(self.bus.clone(), subject::status(&self.node), request, telemetry).boxed());
             }
             Output::Heartbeat(heartbeat) => {
                 send_heartbeat(self.bus.clone(), subject::heartbeat(&self.node), &heartbeat).await;
@@ -177,8 +185,12 @@ impl<R: Runtime> Agent<R> {
                     worker.acked.send_replace(sequence);
                 }
             }
-            Output::Holds { uid, pod } => self.directory.put(&uid, &pod),
+            Output::Holds { uid, pod } => {
+                self.facts.telemetry.holds(&uid, &pod);
+                self.directory.put(&uid, &pod);
+            }
             Output::Ended { uid } => {
+                self.facts.telemetry.ended(&uid);
                 self.directory.remove(&uid);
                 self.workers.remove(&uid);
             }
@@ -214,8 +226,16 @@ async fn send_heartbeat(bus: Bus, subject: String, heartbeat: &Heartbeat) {
     }
 }
 
-async fn send_status(bus: Bus, subject: String, request: StatusRequest) -> Result<StatusReply, RequestError> {
-    bus.request_proto(&subject, &request, REQUEST_TIMEOUT).await
+async fn send_status(
+    bus: Bus,
+    subject: String,
+    request: StatusRequest,
+    telemetry: Telemetry,
+) -> Result<StatusReply, RequestError> {
+    let began = Instant::now();
+    let reply = bus.request_proto(&subject, &request, REQUEST_TIMEOUT).await;
+    telemetry.told_status(began.elapsed(), reply.is_ok());
+    reply
 }
 
 /// Sends all pages; the answer to the last one counts.

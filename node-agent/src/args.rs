@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use podbus_common::model::{Taint, TaintEffect};
 use podbus_common::quantity::Quantity;
 use podbus_common::validation::is_extended_resource;
+use podbus_common_telemetry::Address;
 
 use crate::user_ids::IdRange;
 
@@ -52,6 +53,9 @@ pub struct Args {
     /// Nodes of one machine have different ones, and nobody else uses them.
     #[arg(long, value_name = "FIRST:COUNT", default_value = "65536:16777216")]
     pub user_ids: IdRange,
+    /// Serve /metrics, /livez and /readyz here: 127.0.0.1:9401 or unix:/path (docs/OBSERVABILITY.md); by default nowhere.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Address>,
     /// The cgroup that holds the node's pods, below each cgroup hierarchy's root.
     #[arg(long, value_name = "PATH", default_value = "")]
     pub cgroup_root: String,

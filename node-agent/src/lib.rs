@@ -15,6 +15,7 @@ mod service;
 pub mod sim;
 mod state_dir;
 mod streams;
+mod telemetry;
 mod user_ids;
 mod volumes;
 mod worker;

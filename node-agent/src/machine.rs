@@ -56,7 +56,8 @@ pub(crate) fn amount(capacity: &BTreeMap<String, String>, resource: &str) -> i64
     quantity.map_or(0, |quantity| if resource == "cpu" { quantity.milli_value() } else { quantity.value() })
 }
 
-fn memory_kib() -> io::Result<u64> {
+/// What the kernel can use.
+pub(crate) fn memory_kib() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
     total.and_then(|kib| kib.trim().parse().ok()).ok_or_else(|| io::Error::other("/proc/meminfo has no MemTotal"))

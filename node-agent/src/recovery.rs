@@ -23,16 +23,21 @@ pub(crate) async fn recover<R: Runtime>(
         let Some(json) = sandbox.annotations.get(POD_ANNOTATION).cloned() else { continue };
         let uid = sandbox.metadata.as_ref().map(|metadata| metadata.uid.clone()).unwrap_or_default();
         if set.ended(&uid).is_some() {
-            tracing::warn!(podUID = %uid, "the runtime still has a pod that ended, removing it");
+            tracing::warn!(pod = name(&sandbox), podUID = %uid, "the runtime still has a pod that ended, removing it");
             remove(runtime, &sandbox).await?;
         } else if adopt(set, &uid, &json, &sandbox) {
-            tracing::info!(podUID = %uid, "a pod was read back from the runtime");
+            tracing::info!(pod = name(&sandbox), podUID = %uid, "a pod was read back from the runtime");
             read_back_user_ids(runtime, state_dir, &uid, &sandbox.id).await?;
             adopted.insert(uid);
         }
     }
     remove_directories(state_dir, set);
     Ok(adopted)
+}
+
+/// `namespace/name` of the pod.
+fn name(sandbox: &v1::PodSandbox) -> String {
+    sandbox.metadata.as_ref().map(|it| format!("{}/{}", it.namespace, it.name)).unwrap_or_default()
 }
 
 fn adopt(set: &mut DesiredSet, uid: &str, json: &str, sandbox: &v1::PodSandbox) -> bool {

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::agent::{Agent, Directory, Parts};
 use crate::args::Args;
@@ -21,6 +22,7 @@ use crate::runtime::Runtime;
 use crate::runtime::cri::Cri;
 use crate::runtime::watch::follow;
 use crate::state_dir::StateDir;
+use crate::telemetry::Telemetry;
 use crate::user_ids::UserIds;
 use crate::worker::{NodeFacts, starts_at_once};
 use crate::{health, machine, recovery, streams};
@@ -40,15 +42,24 @@ pub fn main(args: Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the node agent")?
-        .block_on(run(args))
+        .block_on(async {
+            // An error's span is on whatever the filter: each line says which node it is about.
+            let span = tracing::error_span!("node_agent", node = %args.node);
+            run(args).instrument(span).await
+        })
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let state_dir = StateDir::open(&args.state_dir)?;
     let (mut journal, mut set) = Journal::open(&state_dir.journal())?;
+    let telemetry = Telemetry::new(&args.node);
+    let runtime = Cri::new(&args.runtime, telemetry.clone());
+    if let Some(address) = &args.metrics {
+        telemetry.serve(address, &runtime).await?;
+    }
     let bus = connect(&args).await?;
-    let runtime = Cri::new(&args.runtime);
+    telemetry.has_bus(&bus);
     let Some(runtime_version) = wait_for_runtime(&runtime, &args, &stop).await else { return Ok(()) };
     let adopted = recovery::recover(&runtime, &state_dir, &mut set).await;
     let adopted = adopted.context("cannot list what the container runtime runs")?;
@@ -66,6 +77,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         taints: args.taints.clone(),
     };
     let facts = NodeFacts {
+        node: args.node.clone(),
         cgroup_root: cgroup_root(&args, &state_dir),
         memory_bytes: machine::amount(&capacity, "memory"),
         state_dir: state_dir.path().to_owned(),
@@ -73,16 +85,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
         user_ids: Arc::new(
             UserIds::open(args.user_ids, &state_dir.pods()).context("cannot read which pods have user ids")?,
         ),
+        telemetry: telemetry.clone(),
     };
     let (health_tx, health) = watch::channel(health::look(&runtime).await);
+    telemetry.has_health(&health);
     let directory = Directory::default();
     let assignments =
         bus.client().subscribe(subject::assign(&args.node)).await.context("cannot subscribe on the bus")?;
     let (wakes_tx, wakes) = mpsc::channel(WAKES_MAX);
 
-    tracing::info!(node = %args.node, bus = bus.url(), runtime = %runtime_version, pods = set.pods().len(), "node agent starts");
-    tokio::spawn(follow(runtime.clone(), wakes_tx, stop.clone()));
-    tokio::spawn(health::watch(runtime.clone(), health_tx, stop.clone()));
+    tracing::info!(bus = bus.url(), runtime = %runtime_version, pods = set.pods().len(), "node agent starts");
+    tokio::spawn(follow(runtime.clone(), wakes_tx, stop.clone()).in_current_span());
+    tokio::spawn(health::watch(runtime.clone(), health_tx, stop.clone()).in_current_span());
     let serving = streams::Streams {
         node: args.node.clone(),
         bus: bus.clone(),
@@ -90,7 +104,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         directory: directory.clone(),
         state_dir: Arc::from(state_dir.path()),
     };
-    let served = tokio::spawn(serving.serve(stop.clone()));
+    let served = tokio::spawn(serving.serve(stop.clone()).in_current_span());
     let agent = Agent::new(Parts {
         node: args.node.clone(),
         node_id: state_dir.node_id().to_owned(),

@@ -23,9 +23,11 @@ use podbus_node_agent_core::worker::{Sight, Update, Wanted};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::runtime::Runtime;
 use crate::runtime::observe::{StateCache, observe};
+use crate::telemetry::Telemetry;
 use crate::user_ids::UserIds;
 
 /// How long a worker waits before it asks a runtime again that did not answer.
@@ -39,6 +41,8 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 /// What a worker knows of its node.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeFacts {
+    /// Its name.
+    pub(crate) node: String,
     /// The cgroup below which each pod has its own.
     pub(crate) cgroup_root: String,
     /// What the node has, for what is a share of it.
@@ -49,6 +53,8 @@ pub(crate) struct NodeFacts {
     pub(crate) starts: Arc<Semaphore>,
     /// What pods with users of their own have.
     pub(crate) user_ids: Arc<UserIds>,
+    /// Where its work is counted.
+    pub(crate) telemetry: Telemetry,
 }
 
 /// Pods that start at the same time; the others wait in the order of their coming. The kernel makes namespaces one after
@@ -77,6 +83,10 @@ pub(crate) fn spawn<R: Runtime>(
     stop: CancellationToken,
 ) -> Handle {
     let uid = wanted.pod.metadata.uid.clone();
+    let metadata = &wanted.pod.metadata;
+    let pod = format!("{}/{}", metadata.namespace, metadata.name);
+    // An error's span is on whatever the filter: each line says which pod it is about.
+    let span = tracing::error_span!(parent: None, "pod", pod, podUID = uid, node = node.node);
     let pod_dir = node.state_dir.join("pods").join(&uid);
     let (wanted_tx, wanted) = watch::channel(wanted);
     let (acked_tx, acked) = watch::channel(0);
@@ -100,7 +110,7 @@ pub(crate) fn spawn<R: Runtime>(
         retry: FAILURE_RETRY_MIN,
         house_kept: Instant::now(),
     };
-    tokio::spawn(worker.run(stop));
+    tokio::spawn(worker.run(stop).instrument(span));
     Handle { wanted: wanted_tx, acked: acked_tx, wake }
 }
 
@@ -160,10 +170,13 @@ impl<R: Runtime> Worker<R> {
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let acked = *self.acked.borrow_and_update();
-            let observed = match observe(&self.runtime, &self.uid, &mut self.cache).await {
+            let began = Instant::now();
+            let observed = observe(&self.runtime, &self.uid, &mut self.cache).await;
+            self.node.telemetry.looked(began.elapsed());
+            let observed = match observed {
                 Ok(observed) => observed,
                 Err(error) => {
-                    tracing::debug!(podUID = %self.uid, %error, "the runtime cannot be asked");
+                    tracing::debug!(%error, "the runtime cannot be asked");
                     self.wait(Some(RUNTIME_RETRY)).await;
                     continue;
                 }
@@ -180,7 +193,10 @@ impl<R: Runtime> Worker<R> {
                 self.settle(&sight).await;
                 continue;
             }
-            match self.carry_out(&sight).await {
+            let began = Instant::now();
+            let carried_out = self.carry_out(&sight).await;
+            self.node.telemetry.worked(began.elapsed());
+            match carried_out {
                 Ok(()) => self.retry = FAILURE_RETRY_MIN,
                 Err(Interruption::Replan) => {}
                 Err(Interruption::Failed { unavailable: true }) => self.wait(Some(RUNTIME_RETRY)).await,

@@ -8,6 +8,7 @@ use podbus_common_cri::MESSAGE_BYTES_MAX;
 use podbus_common_cri::runtime::image_service_server::ImageServiceServer;
 use podbus_common_cri::runtime::runtime_service_server::RuntimeServiceServer;
 use podbus_common_cri::sandbox::image_archive_server::ImageArchiveServer;
+use podbus_common_telemetry::Address;
 use podbus_sandbox_linux::mount;
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
@@ -24,6 +25,7 @@ use crate::network::{Network, Ranges};
 use crate::runtime::{Parts, Runtime, leased};
 use crate::spawner::Spawner;
 use crate::streaming::Streaming;
+use crate::telemetry::{self, Calls, CallsLayer};
 
 /// How long pods may be without a way out after a reload of another firewall.
 const RULES_CHECK_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
@@ -69,6 +71,9 @@ pub struct Args {
     // The variable reaches the nodes of `podbus up`.
     #[arg(long, value_name = "FILE", env = "PODBUS_HANDLERS")]
     pub handlers: Option<PathBuf>,
+    /// Serve /metrics, /livez and /readyz here: 127.0.0.1:9402 or unix:/path (docs/OBSERVABILITY.md); by default nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Address>,
 }
 
 /// Serves until SIGTERM or SIGINT. Pods run on.
@@ -137,6 +142,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tokio::spawn(image::collect::keep(store.clone()));
     let streaming =
         Streaming::start(std::sync::Arc::clone(&runtime)).await.context("cannot open the port for streams")?;
+    let calls = Calls::default();
+    if let Some(address) = &args.metrics {
+        telemetry::serve(address, std::sync::Arc::clone(&runtime), &calls).await?;
+    }
     let listener = listen(&args.socket)?;
     tracing::info!(socket = %args.socket.display(), podCIDR = %args.pod_cidr, instance = args.instance, "serving CRI");
 
@@ -155,6 +164,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         ImageServiceServer::new(ImageService::new(store.clone()).with_writable_layers(move || users.writable_layers()));
     let archive = ImageArchiveServer::new(ImageArchive::new(store)).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder()
+        .layer(CallsLayer(calls))
         .layer(DeadlineLayer)
         .add_service(cri)
         .add_service(images)

@@ -37,6 +37,7 @@ pub mod spdy;
 mod stats;
 mod streaming;
 mod sysctl;
+mod telemetry;
 mod user;
 mod userns;
 mod volume;

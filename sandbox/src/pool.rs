@@ -32,6 +32,11 @@ impl<T> Pool<T> {
         ready
     }
 
+    /// How many are ready.
+    pub(crate) fn len(&self) -> usize {
+        self.ready().len()
+    }
+
     /// Makes what is missing, one after the other, for as long as `make` has something to make it with.
     pub(crate) async fn fill<E: Error + 'static, F>(&self, make: impl Fn() -> F)
     where

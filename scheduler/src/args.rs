@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use podbus_common_telemetry::Address;
 use podbus_scheduler_core::Config;
 
 /// `podbus scheduler`.
@@ -24,6 +25,9 @@ pub struct Args {
     /// A file with weights and profiles: a KubeSchedulerConfiguration, YAML or JSON
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Serve /metrics, /livez and /readyz here: 127.0.0.1:9400 or unix:/path (docs/OBSERVABILITY.md); by default nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Address>,
 }
 
 impl Args {

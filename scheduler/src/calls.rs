@@ -1,6 +1,7 @@
 //! Calls of the API that wait for their answer: a NATS micro service, visible to `nats micro ls`.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use async_nats::HeaderMap;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt as _};
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::boottime;
 use crate::inputs::Heard;
 use crate::lease::Sure;
+use crate::telemetry::Telemetry;
 
 /// Calls that may wait at once; more are told to come back later.
 const CALLS_MAX: usize = 20_000;
@@ -64,13 +66,18 @@ pub(crate) fn group(epoch: u64) -> String {
 }
 
 /// Calls without an answer yet.
-#[derive(Default)]
 pub(crate) struct Calls {
-    waiting: HashMap<CallId, Request>,
+    /// Each with the moment at which it was heard.
+    waiting: HashMap<CallId, (Request, Instant)>,
     last: CallId,
+    telemetry: Telemetry,
 }
 
 impl Calls {
+    pub(crate) fn new(telemetry: Telemetry) -> Self {
+        Self { waiting: HashMap::new(), last: 0, telemetry }
+    }
+
     /// Remembers a call and gives it a number; too many are answered at once.
     pub(crate) fn add(&mut self, request: Request) -> Option<Input> {
         if self.waiting.len() >= CALLS_MAX {
@@ -79,12 +86,14 @@ impl Calls {
         }
         self.last += 1;
         let (subject, payload) = (request.message.subject.to_string(), request.message.payload.clone());
-        self.waiting.insert(self.last, request);
+        self.waiting.insert(self.last, (request, Instant::now()));
         Some(Input::Call { call: self.last, subject, payload })
     }
 
     pub(crate) fn answer(&mut self, call: CallId, result: Result<Bytes, Status>) {
-        if let Some(request) = self.waiting.remove(&call) {
+        if let Some((request, heard)) = self.waiting.remove(&call) {
+            let code = result.as_ref().map_or_else(|status| status.code, |_| 200);
+            self.telemetry.answered(&request.message.subject, code, heard.elapsed());
             answer(request, result);
         }
     }

@@ -11,6 +11,7 @@ use crate::lease::attempt;
 use crate::service::make_streams;
 use crate::store::{Store, StreamState};
 use crate::suspicion::{Belief, Suspicion};
+use crate::telemetry::Telemetry;
 use crate::watch::Watch;
 
 /// How often the lease is looked at.
@@ -65,6 +66,7 @@ pub(crate) async fn follow(
     replicas: Option<usize>,
     holder: &str,
     mut remembered: Option<Remembered>,
+    telemetry: &Telemetry,
 ) -> anyhow::Result<Followed> {
     loop {
         let mut watch = match Watch::open(store).await {
@@ -78,7 +80,7 @@ pub(crate) async fn follow(
             }
         };
         let mut follower = Follower::new(holder);
-        let ended = follower.campaign(bus, store, &mut watch).await;
+        let ended = follower.campaign(bus, store, &mut watch, telemetry).await;
         match ended {
             Ok(Ended::Took(held)) => {
                 let proven = follower.proven;
@@ -94,6 +96,7 @@ pub(crate) async fn follow(
                 if remembered.is_none() && watch.is_current() {
                     remembered = Some(Remembered { epoch: watch.epoch(), cluster: watch.into_cluster() });
                 }
+                telemetry.starts();
                 make_streams(bus, replicas).await?;
             }
             Err(error) => {
@@ -117,7 +120,13 @@ impl Follower {
         Self { candidate: Candidate::new(holder.to_owned()), seen: 0, proven: false, told: false }
     }
 
-    async fn campaign(&mut self, bus: &Bus, store: &Store, watch: &mut Watch) -> anyhow::Result<Ended> {
+    async fn campaign(
+        &mut self,
+        bus: &Bus,
+        store: &Store,
+        watch: &mut Watch,
+        telemetry: &Telemetry,
+    ) -> anyhow::Result<Ended> {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut checked, mut connects) = (Instant::now(), bus.connects());
@@ -153,9 +162,11 @@ impl Follower {
                 }
                 (checked, connects) = (Instant::now(), reconnected);
             }
-            if watch.is_current()
-                && let Some(held) = self.look(store, watch.lease().cloned()).await?
-            {
+            if !watch.is_current() {
+                continue;
+            }
+            telemetry.follows();
+            if let Some(held) = self.look(store, watch.lease().cloned()).await? {
                 return Ok(Ended::Took(held));
             }
         }

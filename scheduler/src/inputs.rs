@@ -3,8 +3,8 @@
 use futures::StreamExt as _;
 use podbus_common::subject::{HEARTBEAT_ALL, STATUS_ALL, SYNC_ALL};
 use podbus_common_bus::Bus;
-use podbus_scheduler_leader::{Input, Message};
-use tokio::sync::mpsc;
+use podbus_scheduler_leader::{Facts, Input, Message};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::calls;
 
@@ -15,6 +15,8 @@ pub(crate) const INPUTS_MAX: usize = 8_192;
 pub(crate) enum Heard {
     /// A call of the API: it gets a number first.
     Call(Box<async_nats::service::Request>),
+    /// Somebody looks at the metrics.
+    Look(oneshot::Sender<Facts>),
     /// All else.
     Input(Input),
 }

@@ -13,6 +13,7 @@ use crate::lease::Sure;
 use crate::outbox::Outbox;
 use crate::publisher::Publisher;
 use crate::store::Store;
+use crate::telemetry::{Telemetry, input_name};
 use crate::writer::Writer;
 
 /// Leads until `stop`, or until the term must end. `leader` is what owns the state, and stays when this is dropped.
@@ -22,18 +23,20 @@ pub(crate) async fn lead(
     leader: &mut Leader,
     control: &str,
     mut sure_rx: watched::Receiver<Sure>,
+    telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (heard_tx, mut heard_rx) = mpsc::channel(INPUTS_MAX);
     let epoch = store.epoch();
     inputs::subscribe(bus, epoch, control, &heard_tx).await?;
     calls::serve(bus, sure_rx.clone(), heard_tx.clone()).await?;
+    telemetry.leads(sure_rx.clone(), heard_tx.clone());
     let ended = CancellationToken::new();
     let mut shell = Shell {
-        calls: Calls::default(),
-        outbox: Outbox::start(bus.client().clone()),
-        publisher: Publisher::start(bus.client().clone()),
-        writer: Writer::new(store, bus.clone(), sure_rx.clone(), heard_tx, ended.clone()),
+        calls: Calls::new(telemetry.clone()),
+        outbox: Outbox::start(bus.client().clone(), telemetry.clone()),
+        publisher: Publisher::start(bus.client().clone(), telemetry.clone()),
+        writer: Writer::new(store, bus.clone(), sure_rx.clone(), heard_tx, telemetry.clone(), ended.clone()),
     };
     // No write of this term is attempted once it is over.
     let _ended = ended.drop_guard();
@@ -58,9 +61,16 @@ pub(crate) async fn lead(
                 Some(call) => call,
                 None => continue,
             },
+            Some(Heard::Look(facts)) => {
+                // Who looked may have gone.
+                let _ = facts.send(leader.facts());
+                continue;
+            }
             None => Input::Tick { connected: bus.is_connected() },
         };
-        leader.handle(input, now())?;
+        let (name, now, before) = (input_name(&input), now(), *leader.stats());
+        leader.handle(input, now)?;
+        telemetry.decided(name, now.instant.elapsed(), &before, leader.stats());
         shell.carry_out(leader.outputs());
     }
 }

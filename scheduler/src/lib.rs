@@ -9,6 +9,7 @@ mod calls;
 mod clock;
 mod follow;
 mod inputs;
+mod kube_state;
 mod lead;
 mod lease;
 mod outbox;
@@ -16,6 +17,7 @@ mod publisher;
 mod service;
 mod store;
 mod suspicion;
+mod telemetry;
 mod watch;
 mod writer;
 

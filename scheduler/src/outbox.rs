@@ -6,11 +6,14 @@ use podbus_common::api::WATCH_SEQUENCE_HEADER;
 use podbus_scheduler_leader::Outgoing;
 use tokio::sync::mpsc;
 
+use crate::telemetry::Telemetry;
+
 /// Messages that wait for the connection. What does not fit is dropped: agents and watchers notice and ask again.
 const QUEUE_MAX: usize = 65_536;
 
 pub(crate) struct Outbox {
     queue: mpsc::Sender<Item>,
+    telemetry: Telemetry,
 }
 
 struct Item {
@@ -20,7 +23,7 @@ struct Item {
 }
 
 impl Outbox {
-    pub(crate) fn start(client: Client) -> Self {
+    pub(crate) fn start(client: Client, telemetry: Telemetry) -> Self {
         let (queue, mut items) = mpsc::channel::<Item>(QUEUE_MAX);
         tokio::spawn(async move {
             while let Some(Item { subject, headers, payload }) = items.recv().await {
@@ -31,7 +34,7 @@ impl Outbox {
                 };
             }
         });
-        Self { queue }
+        Self { queue, telemetry }
     }
 
     pub(crate) fn send(&self, subject: String, payload: Bytes) {
@@ -46,6 +49,7 @@ impl Outbox {
 
     fn put(&self, item: Item) {
         if let Err(error) = self.queue.try_send(item) {
+            self.telemetry.dropped_message();
             tracing::warn!(%error, "a message was dropped: the bus takes no more");
         }
     }

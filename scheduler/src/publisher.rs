@@ -13,6 +13,8 @@ use podbus_common::subject;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::telemetry::Telemetry;
+
 /// Events that wait to be published.
 const QUEUE_MAX: usize = 16_384;
 /// They are published in portions,
@@ -23,30 +25,32 @@ const PORTION_MAX: usize = 40;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Hands events to the task that publishes them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Publisher {
     queue: mpsc::Sender<Event>,
     dropped: Arc<AtomicU64>,
+    telemetry: Telemetry,
 }
 
 impl Publisher {
     /// Starts the task; it ends when the last handle is dropped.
-    pub(crate) fn start(client: Client) -> Self {
+    pub(crate) fn start(client: Client, telemetry: Telemetry) -> Self {
         let (queue, events) = mpsc::channel(QUEUE_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
-        tokio::spawn(publish(client, events, Arc::clone(&dropped)));
-        Self { queue, dropped }
+        tokio::spawn(publish(client, events, Arc::clone(&dropped), telemetry.clone()));
+        Self { queue, dropped, telemetry }
     }
 
     /// Never waits: when the queue is full the event is dropped and counted.
     pub(crate) fn publish(&self, event: Event) {
         if self.queue.try_send(event).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.telemetry.dropped_event();
         }
     }
 }
 
-async fn publish(client: Client, mut events: mpsc::Receiver<Event>, dropped: Arc<AtomicU64>) {
+async fn publish(client: Client, mut events: mpsc::Receiver<Event>, dropped: Arc<AtomicU64>, telemetry: Telemetry) {
     let mut portions = interval(PORTION_EVERY);
     portions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut portion = 0;
@@ -61,6 +65,7 @@ async fn publish(client: Client, mut events: mpsc::Receiver<Event>, dropped: Arc
         if let Ok(json) = serde_json::to_vec(&event) {
             // The stream stores it; its ack is not waited for. A closed connection ends the service elsewhere.
             let _ = client.publish(subject, json.into()).await;
+            telemetry.published();
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();

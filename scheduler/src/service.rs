@@ -21,6 +21,7 @@ use crate::follow::{Followed, Remembered, follow};
 use crate::lead::lead;
 use crate::lease::{self, Sure};
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 /// The oldest nats-server whose JetStream can do what is needed.
 const SERVER_VERSION_MIN: (u64, u64, u64) = (2, 9, 0);
@@ -50,7 +51,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
     let scheduling = args.scheduling()?;
+    let telemetry = Telemetry::new();
+    if let Some(address) = &args.metrics {
+        telemetry.serve(address).await?;
+    }
     let Some(bus) = until_stopped(stop, connect(args)).await.transpose()? else { return Ok(()) };
+    telemetry.has_bus(&bus);
     check_version(&bus)?;
     let Some(ready) = until_stopped(stop, make_streams(&bus, args.replicas)).await else { return Ok(()) };
     ready?;
@@ -60,9 +66,10 @@ async fn serve(args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
     let settings = Settings { toleration_seconds, scheduling };
     let mut remembered = None;
     loop {
-        let following = follow(&bus, &store, args.replicas, &holder, remembered.take());
+        telemetry.starts();
+        let following = follow(&bus, &store, args.replicas, &holder, remembered.take(), &telemetry);
         let Some(followed) = until_stopped(stop, following).await.transpose()? else { return Ok(()) };
-        match serve_term(&bus, &store, followed, settings.clone(), stop).await? {
+        match serve_term(&bus, &store, followed, settings.clone(), &telemetry, stop).await? {
             None => return Ok(()),
             Some(memory) => {
                 tracing::error!(
@@ -82,6 +89,7 @@ async fn serve_term(
     store: &Store,
     followed: Followed,
     settings: Settings,
+    telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Remembered>> {
     let Followed { held, cluster, stream, proven, remembered } = followed;
@@ -100,7 +108,7 @@ async fn serve_term(
     let start = Start { cluster, term, lineage, proven, remembered };
     let mut leader = Leader::new(start, control.clone(), settings, rand::random(), now());
     let result = tokio::select! {
-        result = lead(bus, store.clone(), &mut leader, &control, sure_rx, stop) => result,
+        result = lead(bus, store.clone(), &mut leader, &control, sure_rx, telemetry, stop) => result,
         result = lease::keep(bus, &store, &stream, &sure_tx, stop) => match result {
             // The leader was told to stop too.
             Ok(()) => Ok(()),

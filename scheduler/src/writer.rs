@@ -1,5 +1,7 @@
 //! Carrying out the leader's writes: a task each, as different ones need not wait for each other.
 
+use std::time::Instant;
+
 use podbus_common_bus::Bus;
 use podbus_scheduler_leader::{Input, Object, Step, Write, Writing};
 use tokio::sync::{mpsc, watch};
@@ -9,6 +11,7 @@ use crate::inputs::Heard;
 use crate::lead::is_sure;
 use crate::lease::Sure;
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 /// What the writes of one term go through.
 #[derive(Clone)]
@@ -17,6 +20,7 @@ pub(crate) struct Writer {
     bus: Bus,
     sure: watch::Receiver<Sure>,
     heard: mpsc::Sender<Heard>,
+    telemetry: Telemetry,
     ended: CancellationToken,
 }
 
@@ -27,9 +31,10 @@ impl Writer {
         bus: Bus,
         sure: watch::Receiver<Sure>,
         heard: mpsc::Sender<Heard>,
+        telemetry: Telemetry,
         ended: CancellationToken,
     ) -> Self {
-        Self { store, bus, sure, heard, ended }
+        Self { store, bus, sure, heard, telemetry, ended }
     }
 
     /// Makes the writes of one decision.
@@ -64,7 +69,10 @@ impl Writer {
             }
             match step {
                 Step::Write { key, value, expected } => {
-                    writing.wrote(self.store.write(&key, value.as_ref(), expected).await);
+                    let began = Instant::now();
+                    let wrote = self.store.write(&key, value.as_ref(), expected).await;
+                    self.telemetry.wrote(began.elapsed());
+                    writing.wrote(wrote);
                 }
                 Step::Read { key } => writing.read(self.store.read(&key).await.ok()),
             }

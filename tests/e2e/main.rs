@@ -12,6 +12,7 @@ mod handlers;
 mod leftovers;
 mod life;
 mod lost_node;
+mod observability;
 mod purity;
 mod soak;
 mod store_loss;

@@ -4,6 +4,7 @@
 //! <state>/version  cluster.json  token  lock  up.log  scheduler.log  scheduler-2.log  nats.log  nats/{nats.conf,jetstream/}
 //! <state>/nodes/node-1/{agent/,sandbox/,agent.log,sandbox.log}
 //! /run/podbus/<name>.json  /run/podbus/<name>/{up.sock,node-1.sock}
+//! /run/podbus/<name>/{scheduler,scheduler-2,node-1.agent,node-1.sandbox}.metrics
 //! ```
 //!
 //! Sockets are under /run, because a socket's path may have 107 bytes only and a state directory may be anywhere.
@@ -71,6 +72,11 @@ impl Layout {
     /// Where `podbus up` takes orders.
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.run_dir().join("up.sock")
+    }
+
+    /// Where a service shows its metrics: `scheduler`, `node-1.agent`, `node-1.sandbox`.
+    pub(crate) fn metrics_socket(&self, service: &str) -> PathBuf {
+        self.run_dir().join(format!("{service}.metrics"))
     }
 
     /// By which the CLI finds the bus.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
+use podbus_common_telemetry::Address;
 
 use super::layout::{Layout, NodeLayout};
 use super::process::Spec;
@@ -65,13 +66,14 @@ impl Common {
         let mut arguments = vec!["scheduler".into()];
         self.push_bus(&mut arguments);
         arguments.extend(["--not-ready-toleration".into(), not_ready_toleration.into()]);
-        let log = if number == 1 { "scheduler.log".to_owned() } else { format!("scheduler-{number}.log") };
-        self.spec(arguments, self.layout.file(&log))
+        let name = if number == 1 { "scheduler".to_owned() } else { format!("scheduler-{number}") };
+        self.push_metrics(&mut arguments, &name);
+        self.spec(arguments, self.layout.file(&format!("{name}.log")))
     }
 
     /// A node's runtime.
     pub(crate) fn sandbox(&self, node: &NodeLayout, pod_cidr: Ipv4Net) -> Spec {
-        let arguments = vec![
+        let mut arguments = vec![
             "sandbox".into(),
             "--state-dir".into(),
             node.sandbox_dir.clone().into(),
@@ -82,6 +84,7 @@ impl Common {
             "--instance".into(),
             node.instance.clone().into(),
         ];
+        self.push_metrics(&mut arguments, &format!("{}.sandbox", node.name));
         self.spec(arguments, node.sandbox_log.clone())
     }
 
@@ -108,6 +111,7 @@ impl Common {
             "--memory".into(),
             share.memory.clone().into(),
         ]);
+        self.push_metrics(&mut arguments, &format!("{}.agent", node.name));
         Spec { needs: Some(node.socket.clone()), ..self.spec(arguments, node.agent_log.clone()) }
     }
 
@@ -116,6 +120,12 @@ impl Common {
         if let Some(file) = &self.token_file {
             arguments.extend(["--token-file".into(), file.clone().into()]);
         }
+    }
+
+    /// A socket of its own: no port that others may have, and nobody but root reads the names of pods.
+    fn push_metrics(&self, arguments: &mut Vec<OsString>, service: &str) {
+        let address = Address::Unix(self.layout.metrics_socket(service));
+        arguments.extend(["--metrics".into(), address.to_string().into()]);
     }
 
     fn spec(&self, arguments: Vec<OsString>, log: PathBuf) -> Spec {

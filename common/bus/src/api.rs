@@ -109,14 +109,24 @@ impl Client {
     /// Reads all objects of a namespace (`None`: of all), page by page.
     pub async fn list(&self, namespace: Option<&str>, resource: &str, request: &ListRequest) -> Result<List, ApiError> {
         let mut request = request.clone();
-        let mut whole: List = self.request(namespace, resource, Verb::List, &request).await?;
+        let mut whole = self.list_page(namespace, resource, &request).await?;
         while !whole.metadata.continue_token.is_empty() {
             request.continue_token = std::mem::take(&mut whole.metadata.continue_token);
-            let mut page: List = self.request(namespace, resource, Verb::List, &request).await?;
+            let mut page = self.list_page(namespace, resource, &request).await?;
             whole.items.append(&mut page.items);
             whole.metadata.continue_token = page.metadata.continue_token;
         }
         Ok(whole)
+    }
+
+    /// Reads one page: its `continue` is what the request for the next one carries.
+    pub async fn list_page(
+        &self,
+        namespace: Option<&str>,
+        resource: &str,
+        request: &ListRequest,
+    ) -> Result<List, ApiError> {
+        self.request(namespace, resource, Verb::List, request).await
     }
 
     /// Deletes an object: what it is now, or a `Status` when it is gone at once.

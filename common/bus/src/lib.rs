@@ -4,6 +4,7 @@
 pub mod api;
 pub mod events;
 pub mod stream;
+pub mod telemetry;
 
 mod connect;
 mod request;

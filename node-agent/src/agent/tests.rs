@@ -156,11 +156,13 @@ async fn start_agent(
         description: NodeDescription::default(),
         offer,
         facts: NodeFacts {
+            node: "node-1".into(),
             cgroup_root: "/podbus-test".into(),
             memory_bytes: 1 << 30,
             state_dir: state_dir.path().to_owned(),
             starts: Arc::new(Semaphore::new(1)),
             user_ids: Arc::new(user_ids),
+            telemetry: Telemetry::new("node-1"),
         },
         health: watch::channel(Health::default()).1,
         directory: Directory::default(),

@@ -90,7 +90,7 @@ impl<R: Runtime> Worker<R> {
     /// A step whose failure means: look again later.
     pub(super) fn attempt<T>(&self, call: &str, result: Result<T, RuntimeError>) -> Result<T, Interruption> {
         result.map_err(|error| {
-            tracing::warn!(podUID = %self.uid, call, %error, "a call to the runtime failed");
+            tracing::warn!(call, %error, "a call to the runtime failed");
             Interruption::Failed { unavailable: error.is_unavailable() }
         })
     }
@@ -162,7 +162,7 @@ impl<R: Runtime> Worker<R> {
     async fn remove_container(&mut self, id: &str, name: &str) -> Result<(), Interruption> {
         self.attempt("RemoveContainer", ignore_not_found(self.runtime.remove_container(id).await))?;
         if let Err(error) = logs::prune(&self.pod_dir, name, LOGGED_RUNS) {
-            tracing::warn!(podUID = %self.uid, containerName = name, %error, "cannot remove old logs");
+            tracing::warn!(containerName = name, %error, "cannot remove old logs");
         }
         Ok(())
     }

@@ -46,8 +46,8 @@ impl<R: Runtime> Worker<R> {
                 let _ = self.updates.send(Update::Evict { uid: self.uid.clone(), message }).await;
             }
             Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::warn!(podUID = %self.uid, %error, "cannot measure a pod's volumes"),
-            Err(error) => tracing::warn!(podUID = %self.uid, %error, "cannot measure a pod's volumes"),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot measure a pod's volumes"),
+            Err(error) => tracing::warn!(%error, "cannot measure a pod's volumes"),
         }
     }
 
@@ -64,7 +64,7 @@ impl<R: Runtime> Worker<R> {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(podUID = %self.uid, %error, "cannot remove a pod's directory, trying again");
+        tracing::warn!(%error, "cannot remove a pod's directory, trying again");
         let retry = self.retry;
         self.retry = (retry * 2).min(super::FAILURE_RETRY_MAX);
         self.wait(Some(retry)).await;

@@ -22,6 +22,7 @@ use crate::streaming::Streaming;
 const STREAM_ITEMS: usize = 256;
 
 pub(crate) use self::deadline::DeadlineLayer;
+pub(crate) use self::status::conditions;
 
 type Reply<T> = Result<Response<T>, Status>;
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -360,7 +361,7 @@ impl RuntimeService for Cri {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Reply<StatusResponse> {
-        let conditions = self.measure(status::conditions).await?;
+        let conditions = self.measure(conditions).await?;
         let info = request.into_inner().verbose.then(|| ("config".to_owned(), self.config.clone()));
         let handler = |name: &str| {
             let user_namespaces = self.runtime.has_user_namespaces(name);

@@ -5,7 +5,7 @@ use podbus_common_cri::runtime::RuntimeCondition;
 use crate::runtime::Runtime;
 
 /// RuntimeReady and NetworkReady, in the kubelet's words: without a network it runs only pods on the node's own.
-pub(super) fn conditions(runtime: &Runtime) -> Vec<RuntimeCondition> {
+pub(crate) fn conditions(runtime: &Runtime) -> Vec<RuntimeCondition> {
     let condition = |kind: &str, problem: Option<(&str, String)>| {
         let status = problem.is_none();
         let (reason, message) = problem.unwrap_or_default();

@@ -258,6 +258,11 @@ impl Runtime {
         if self.cni.is_on() { self.cni.problem() } else { self.network.problem() }
     }
 
+    /// Networks that wait for a pod.
+    pub(crate) fn warm_networks(&self) -> usize {
+        self.networks.len()
+    }
+
     /// Where images are kept: the name of the file system that holds them and all writable layers.
     pub(crate) fn image_dir(&self) -> PathBuf {
         self.state_dir.join("images")

@@ -43,6 +43,7 @@ fn daemon_process() {
         cni_bin_dir: vec![Path::new(dir).join("cni-bin"), "/usr/lib/cni".into(), "/opt/cni/bin".into()],
         images: podbus_sandbox::image::Args::default(),
         handlers: Some(Path::new(dir).join("handlers.yaml")).filter(|path| path.exists()),
+        metrics: None,
     };
     podbus_sandbox::main(args).unwrap();
 }

@@ -37,5 +37,6 @@ pub use explain::{Explanation, NodeVerdict, PlannedPod, PluginScore};
 pub use filter::{FilterReason, tolerates, untolerated_taint};
 pub use node::Node;
 pub use pod::{HostPort, PendingPod, Placement, PodGroup, PodSpec, Shape};
+pub use queue::QueueLengths;
 pub use resources::Resources;
 pub use scheduler::{Decision, Scheduler};

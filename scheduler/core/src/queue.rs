@@ -56,7 +56,31 @@ pub(crate) struct Queue {
     waiting: usize,
 }
 
+/// Pods that wait for a place, by the part of the queue that they are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueLengths {
+    /// They are tried next.
+    pub active: usize,
+    /// They rest after a failure.
+    pub backoff: usize,
+    /// They wait for an event that can help.
+    pub unschedulable: usize,
+}
+
 impl Queue {
+    /// Counts pods by part: one step a unit.
+    pub(crate) fn lengths(&self) -> QueueLengths {
+        let mut lengths = QueueLengths::default();
+        for unit in self.units.values() {
+            match unit.part {
+                Part::Active(_) | Part::Out => lengths.active += unit.waiting.len(),
+                Part::Resting(_) => lengths.backoff += unit.waiting.len(),
+                Part::Parked => lengths.unschedulable += unit.waiting.len(),
+            }
+        }
+        lengths
+    }
+
     /// Adds a pod. Returns why it cannot be placed where that is known already.
     pub(crate) fn push(&mut self, id: UnitId, pod: PodId, sequence: u64, priority: i32) -> Option<String> {
         let unit = self.units.entry(id).or_insert_with(|| Unit {

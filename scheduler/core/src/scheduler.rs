@@ -12,7 +12,7 @@ use crate::groups::Groups;
 use crate::node::Node;
 use crate::nodes::PodId;
 use crate::pod::{PendingPod, PodSpec};
-use crate::queue::{Queue, UnitId};
+use crate::queue::{Queue, QueueLengths, UnitId};
 use crate::resources::Resources;
 
 /// What to do with a pod that waited.
@@ -179,6 +179,11 @@ impl Scheduler {
     /// Pods that wait for a place.
     pub fn waiting_len(&self) -> usize {
         self.queue.waiting()
+    }
+
+    /// The same, by part of the queue: one step a class of pods that wait.
+    pub fn queue_lengths(&self) -> QueueLengths {
+        self.queue.lengths()
     }
 
     /// What is taken on a node.

@@ -95,6 +95,11 @@ impl KeptPod {
         &self.template.spec.node_name
     }
 
+    /// When it was created.
+    pub(crate) fn created(&self) -> Option<Timestamp> {
+        self.created
+    }
+
     /// Whether it is being deleted.
     pub(crate) fn is_terminating(&self) -> bool {
         self.deletion.is_some()

@@ -27,6 +27,7 @@ use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object, Write};
 use crate::query;
 use crate::random::Random;
+use crate::stats::{Facts, Stats};
 use crate::watch::{Outgoing, Shown, Watches};
 use crate::writing::Written;
 
@@ -82,6 +83,7 @@ pub struct Leader {
     watches: Watches,
     recorder: Recorder,
     random: Random,
+    stats: Stats,
     /// Of the input that is handled.
     now: Now,
     outputs: Vec<Output>,
@@ -139,6 +141,7 @@ impl Leader {
             core: Scheduler::new(settings.scheduling.clone()),
             recorder: Recorder::default(),
             random: Random::new(seed),
+            stats: Stats::default(),
             now,
             outputs: Vec::new(),
             registrations: HashMap::new(),
@@ -169,6 +172,24 @@ impl Leader {
     /// What it wants done, in order.
     pub fn outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// What it did since it began.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What it did and holds: a step a node and a class of waiting pods.
+    pub fn facts(&self) -> Facts {
+        let nodes_ready = self.cluster.nodes().filter(|(_, record)| crate::nodes::is_ready(&record.node)).count();
+        Facts {
+            epoch: self.term.epoch,
+            stats: self.stats,
+            queue: self.core.queue_lengths(),
+            pods: self.cluster.pods_len(),
+            nodes_ready,
+            nodes_not_ready: self.cluster.nodes_len() - nodes_ready,
+        }
     }
 
     /// What is stored, as far as it was acknowledged: what its memory holds when its term ends.
@@ -240,6 +261,7 @@ impl Leader {
         }
         while self.core.active_len() > 0 {
             for decision in self.core.schedule(DECISIONS_MAX, self.now_ms()) {
+                self.stats.count(&decision);
                 self.submit_decision(decision);
             }
         }
@@ -328,15 +350,41 @@ impl Leader {
         for (key, record, revision) in outcome.conflict.into_iter().flatten() {
             self.cluster.apply(&key, record, revision);
         }
+        self.count_bound(object, before.as_ref());
         self.tell_watchers(object, before, gone_at);
         if conflict {
-            tracing::warn!(?object, "another writer changed what was about to be written; deciding again");
+            self.stats.conflicts += 1;
+            self.warn_of_conflict(object, &busy.op);
             self.repair(object, &busy.op);
         } else {
             self.carry_out(busy.effects);
         }
         for op in busy.waiting {
             self.submit(object.clone(), op);
+        }
+    }
+
+    /// Notes how long a pod waited that is bound now and was not before.
+    fn count_bound(&mut self, object: &Object, before: Option<&Shown>) {
+        let Object::Pod(name) = object else { return };
+        let was_bound = matches!(before, Some(Shown::Pod(seen)) if !seen.pod.node().is_empty());
+        let bound = self.cluster.kept(name).filter(|pod| !was_bound && !pod.node().is_empty());
+        if let Some(created) = bound.and_then(|pod| pod.created()) {
+            self.stats.waits.add(self.now.wall.unix_ms - created.unix_ms);
+        }
+    }
+
+    fn warn_of_conflict(&self, object: &Object, op: &Op) {
+        let message = "another writer changed what was about to be written; deciding again";
+        match object {
+            Object::Pod(name) => {
+                let (stored, pod) = (self.cluster.kept(name), format!("{}/{}", name.namespace, name.name));
+                let uid = op.assumed_uid().or_else(|| stored.map(|pod| pod.uid.to_string())).unwrap_or_default();
+                let node = stored.map_or("", |pod| pod.node());
+                tracing::warn!(pod, podUID = uid, node, "{message}");
+            }
+            Object::Node(node) => tracing::warn!(node, "{message}"),
+            Object::Removal { node, uid } => tracing::warn!(podUID = uid, node, "{message}"),
         }
     }
 

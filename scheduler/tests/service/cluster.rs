@@ -70,6 +70,7 @@ impl Cluster {
             not_ready_toleration: self.toleration,
             replicas: None,
             config: None,
+            metrics: None,
         };
         (tokio::spawn(podbus_scheduler::run(args, stop.clone())), stop)
     }

@@ -37,8 +37,14 @@ async fn serve(arguments: &[&str]) -> (Server, String) {
 }
 
 async fn refusal(nats: String) -> String {
-    let args =
-        Args { nats, token_file: None, not_ready_toleration: Duration::from_secs(300), replicas: None, config: None };
+    let args = Args {
+        nats,
+        token_file: None,
+        not_ready_toleration: Duration::from_secs(300),
+        replicas: None,
+        config: None,
+        metrics: None,
+    };
     let run = podbus_scheduler::run(args, CancellationToken::new());
     format!("{:#}", timeout(PATIENCE, run).await.expect("it says so at once").unwrap_err())
 }

@@ -107,6 +107,7 @@ async fn each_of_three_servers_may_die_with_three_replicas() {
         not_ready_toleration: Duration::from_secs(300),
         replicas: Some(3),
         config: None,
+        metrics: None,
     };
     let stop = CancellationToken::new();
     let schedulers: Vec<_> = (0..2).map(|_| tokio::spawn(podbus_scheduler::run(args.clone(), stop.clone()))).collect();

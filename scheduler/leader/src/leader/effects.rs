@@ -85,6 +85,7 @@ impl Leader {
 
     /// Tells an agent to sync; nothing new is assigned by it.
     pub(super) fn nudge(&mut self, node: &str, agent_epoch: u64) {
+        self.stats.nudges += 1;
         let counter = self.health.counter(node);
         let assignment =
             Assignment { term: Some(self.term.clone()), agent_epoch, counter, nudge: true, ..Default::default() };

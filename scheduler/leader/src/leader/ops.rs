@@ -161,6 +161,7 @@ impl Leader {
         let mut unplaced = None;
         while self.core.active_len() > 0 {
             for decision in self.core.schedule(usize::MAX, self.now_ms()) {
+                self.stats.count(&decision);
                 match decision {
                     Decision::Bind { uid, node } if uid == pod.metadata.uid => {
                         pod.spec.node_name = node;
