@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use podbus_common_bus::Bus;
 use podbus_scheduler_leader::{Candidate, Cluster, Held, Next, Stored};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -131,6 +132,7 @@ impl Follower {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut checked, mut connects) = (Instant::now(), bus.connects());
         let mut suspicion = Suspicion::default();
+        let mut progress = (watch.applied(), Instant::now());
         loop {
             tokio::select! {
                 biased;
@@ -155,6 +157,11 @@ impl Follower {
                     Belief::Same => {}
                     Belief::Doubtful => continue,
                     Belief::WentBack => return Ok(Ended::StoreWentBack),
+                }
+                if watch.applied() != progress.0 || now.last_revision <= watch.applied() {
+                    progress = (watch.applied(), Instant::now());
+                } else if progress.1.elapsed() >= SILENCE_MAX {
+                    bail!("nothing came of the store for {} s, though there is more", SILENCE_MAX.as_secs());
                 }
                 if reconnected != connects {
                     // The leader had no bus either.
