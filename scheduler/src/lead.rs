@@ -16,6 +16,9 @@ use crate::store::Store;
 use crate::telemetry::{Telemetry, input_name};
 use crate::writer::Writer;
 
+/// With more inputs waiting than this the leader is behind: who seems silent may have spoken.
+const BEHIND_MAX: usize = INPUTS_MAX / 8;
+
 /// Leads until `stop`, or until the term must end. `leader` is what owns the state, and stays when this is dropped.
 pub(crate) async fn lead(
     bus: &Bus,
@@ -66,7 +69,7 @@ pub(crate) async fn lead(
                 let _ = facts.send(leader.facts());
                 continue;
             }
-            None => Input::Tick { connected: bus.is_connected() },
+            None => Input::Tick { caught_up: bus.is_connected() && heard_rx.len() <= BEHIND_MAX },
         };
         let (name, now, before) = (input_name(&input), now(), *leader.stats());
         leader.handle(input, now)?;

@@ -8,7 +8,7 @@ use podbus_common::subject::LEASE_KEY;
 use podbus_common_bus::Bus;
 use podbus_scheduler_leader::{Failed, Held, LeaseLost, RENEW_EVERY};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{boottime, wall};
@@ -28,7 +28,8 @@ pub(crate) struct Sure {
 
 /// Renews the lease until `stop`, and tells each success to `sure_tx`. Ends with an error when the term is over.
 ///
-/// After each reconnection it asks first whether the stream is still the one that it was and has all that it had: a store
+/// `store` has a connection of its own, since behind thousands of messages a renewal comes too late; `bus` is the one that
+/// all else goes over. After each reconnection of that it asks first whether the stream is still the one that it was and has all that it had: a store
 /// that went back in time is not written to.
 pub(crate) async fn keep(
     bus: &Bus,
@@ -49,7 +50,7 @@ pub(crate) async fn keep(
         let Sure { held, connects } = sure_tx.borrow().clone();
         let reconnected = bus.connects();
         if reconnected != connects {
-            let Ok(now) = store.state().await else {
+            let Ok(Ok(now)) = timeout(PATIENCE, store.state()).await else {
                 suspicion.unanswered();
                 continue;
             };

@@ -55,13 +55,18 @@ async fn serve(args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
     if let Some(address) = &args.metrics {
         telemetry.serve(address).await?;
     }
-    let Some(bus) = until_stopped(stop, connect(args)).await.transpose()? else { return Ok(()) };
+    let Some(bus) = until_stopped(stop, connect(args, "podbus scheduler")).await.transpose()? else { return Ok(()) };
     telemetry.has_bus(&bus);
+    // Behind thousands of messages a renewal would come too late.
+    let Some(lease_bus) = until_stopped(stop, connect(args, "podbus scheduler lease")).await.transpose()? else {
+        return Ok(());
+    };
     check_version(&bus)?;
     let Some(ready) = until_stopped(stop, make_streams(&bus, args.replicas)).await else { return Ok(()) };
     ready?;
     let holder = format!("{}_{}", host_name(), std::process::id());
     let store = Store::open(bus.jetstream().clone(), 0).await?;
+    let lease_store = store.over(lease_bus.jetstream().clone()).await?;
     let toleration_seconds = i64::try_from(args.not_ready_toleration.as_secs())?;
     let settings = Settings { toleration_seconds, scheduling };
     let mut remembered = None;
@@ -69,7 +74,7 @@ async fn serve(args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
         telemetry.starts();
         let following = follow(&bus, &store, args.replicas, &holder, remembered.take(), &telemetry);
         let Some(followed) = until_stopped(stop, following).await.transpose()? else { return Ok(()) };
-        match serve_term(&bus, &store, followed, settings.clone(), &telemetry, stop).await? {
+        match serve_term(&bus, &store, &lease_store, followed, settings.clone(), &telemetry, stop).await? {
             None => return Ok(()),
             Some(memory) => {
                 tracing::error!(
@@ -87,13 +92,14 @@ async fn serve(args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
 async fn serve_term(
     bus: &Bus,
     store: &Store,
+    lease_store: &Store,
     followed: Followed,
     settings: Settings,
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Remembered>> {
     let Followed { held, cluster, stream, proven, remembered } = followed;
-    let store = store.with_epoch(held.record.epoch);
+    let (store, lease_store) = (store.with_epoch(held.record.epoch), lease_store.with_epoch(held.record.epoch));
     tracing::info!(
         epoch = held.record.epoch,
         proven,
@@ -109,7 +115,7 @@ async fn serve_term(
     let mut leader = Leader::new(start, control.clone(), settings, rand::random(), now());
     let result = tokio::select! {
         result = lead(bus, store.clone(), &mut leader, &control, sure_rx, telemetry, stop) => result,
-        result = lease::keep(bus, &store, &stream, &sure_tx, stop) => match result {
+        result = lease::keep(bus, &lease_store, &stream, &sure_tx, stop) => match result {
             // The leader was told to stop too.
             Ok(()) => Ok(()),
             Err(lost) => Err(lost.into()),
@@ -124,7 +130,7 @@ async fn serve_term(
         None => 0,
     };
     let held = sure_tx.borrow().held.clone();
-    lease::release(&store, &held, epoch_seen).await;
+    lease::release(&lease_store, &held, epoch_seen).await;
     // What was published last must leave before the process does.
     let _ = bus.client().flush().await;
     result.map(|()| None)
@@ -141,10 +147,10 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
-async fn connect(args: &Args) -> anyhow::Result<Bus> {
+async fn connect(args: &Args, name: &str) -> anyhow::Result<Bus> {
     let token = args.token_file.as_deref().map(read_token).transpose();
     let token = token.with_context(|| format!("cannot read the token in {:?}", args.token_file))?;
-    let options = BusOptions { url: args.nats.clone(), token, name: "podbus scheduler".into() };
+    let options = BusOptions { url: args.nats.clone(), token, name: name.to_owned() };
     let mut told: Option<Instant> = None;
     loop {
         match Bus::connect(&options).await {

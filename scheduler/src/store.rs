@@ -61,6 +61,12 @@ impl Store {
         Self { epoch, ..self.clone() }
     }
 
+    /// The same bucket over another connection.
+    pub(crate) async fn over(&self, jetstream: jetstream::Context) -> anyhow::Result<Self> {
+        let stream = jetstream.get_stream_no_info(BUCKET_STREAM).await?;
+        Ok(Self { jetstream, stream, ..self.clone() })
+    }
+
     /// The stream behind the bucket.
     pub(crate) fn stream(&self) -> &Stream<()> {
         &self.stream

@@ -3,6 +3,8 @@
 //! Bus, scheduler, nodes and generator run on this one machine. A pod counts when it is stored, bound, started by its
 //! (simulated) node and seen Running by a watcher, with events on. The peers are kube-scheduler's CI thresholds. How many
 //! messages the bus alone stores is measured in the same run. Rows are added to `target/bench/scheduler.json`.
+//!
+//! Last comes scale: 10,000 nodes with `PODBUS_BENCH_PODS` pods (50,000) that all run, and what leading them costs.
 
 mod report;
 
@@ -25,16 +27,28 @@ const RAW_MESSAGES: usize = 100_000;
 const RAW_BYTES: usize = 1500;
 /// Of them at most so many wait for their ack.
 const RAW_IN_FLIGHT: usize = 5000;
-/// How long nodes may take to be Ready.
-const READY_MAX: Duration = Duration::from_secs(120);
+/// How long nodes may take to be Ready, and a scheduler to lead.
+const READY_MAX: Duration = Duration::from_secs(180);
+/// How long the cluster is watched while nothing happens.
+const IDLE: Duration = Duration::from_secs(15);
+/// At the largest scale.
+const SCALE_NODES: &str = "10000";
+/// Pods at the largest scale, unless `PODBUS_BENCH_PODS` says how many.
+const SCALE_PODS: u32 = 50_000;
 
 const STEADY: &str = include_str!("../../examples/load/steady.yaml");
 const BASIC: &str = include_str!("../../examples/load/scheduling-basic.yaml");
-const BURST: &str = "name: burst-100000
-timeout: 5m
-arrival: [{pattern: burst, count: 100000}]
-pods: [{spec: {containers: [{name: main, image: busybox, resources: {requests: {cpu: 10m, memory: 16Mi}}}]}}]
-";
+
+/// So many pods at once.
+fn burst(pods: u32) -> String {
+    format!(
+        "name: burst-{pods}
+timeout: 30m
+arrival: [{{pattern: burst, count: {pods}}}]
+pods: [{{spec: {{containers: [{{name: main, image: busybox, resources: {{requests: {{cpu: 10m, memory: 16Mi}}}}}}]}}}}]
+"
+    )
+}
 
 fn main() -> anyhow::Result<()> {
     // `cargo test --benches` only wants to know that it builds.
@@ -51,10 +65,11 @@ fn main() -> anyhow::Result<()> {
         let running = steady.latency("running").context("pods ran")?;
         table.row("created -> running p50, 1,000 pods/s", "ms", running.p50_ms, None);
         table.row("created -> running p99, 1,000 pods/s", "ms", running.p99_ms, None);
-        let burst = cluster.load(BURST, &["--keep"])?;
+        let burst = cluster.load(&burst(100_000), &["--keep"])?;
         table.row("end to end, pods/s", "/s", rate(&burst, "running")?, None);
         for process in [&cluster.scheduler, &cluster.nodes] {
             table.row(&format!("{} RSS, 100,000 pods", process.name), "MB", process.resident_bytes()? / 1e6, None);
+            table.row(&format!("{} CPU, all of it", process.name), "s", process.cpu_seconds()?, None);
         }
     }
     {
@@ -63,8 +78,43 @@ fn main() -> anyhow::Result<()> {
         let basic = cluster.load(BASIC, &["--keep"])?;
         table.row("SchedulingBasic, bound durably", "/s", rate(&basic, "bound")?, Some(810.0));
     }
+    runtime.block_on(scale(&mut table))?;
     table.print();
     table.add_to("scheduler")
+}
+
+/// What it costs to lead many nodes and pods: memory, CPU time while nothing happens, and a new leader.
+async fn scale(table: &mut Table) -> anyhow::Result<()> {
+    let pods = std::env::var("PODBUS_BENCH_PODS").ok().map(|pods| pods.parse()).transpose()?.unwrap_or(SCALE_PODS);
+    let mut cluster = Cluster::start(&["--nodes", SCALE_NODES])?;
+    cluster.ready(SCALE_NODES.parse()?).await?;
+    let of = |what: &str| format!("10,000 nodes, {pods} pods: {what}");
+    let report = cluster.load(&burst(pods), &["--keep"])?;
+    table.row(&of("pods/s"), "/s", rate(&report, "running")?, None);
+    let processes = [&cluster.scheduler, &cluster.nodes];
+    let before = processes.map(Process::cpu_seconds);
+    tokio::time::sleep(IDLE).await;
+    for (process, before) in processes.into_iter().zip(before) {
+        let share = (process.cpu_seconds()? - before?) / IDLE.as_secs_f64();
+        table.row(&of(&format!("{} CPU, idle", process.name)), "% of a core", share * 100.0, None);
+        table.row(&of(&format!("{} RSS", process.name)), "MB", process.resident_bytes()? / 1e6, None);
+    }
+    let begin = Instant::now();
+    cluster.replace_scheduler()?;
+    cluster.takes_a_pod("recovered").await?;
+    table.row(&of("recovery after kill -9"), "s", begin.elapsed().as_secs_f64(), None);
+    let follower = cluster.start_scheduler()?;
+    // It follows once its CPU time stands still: all is read.
+    let mut before = -1.0;
+    while follower.cpu_seconds()? - before > 0.05 {
+        before = follower.cpu_seconds()?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let begin = Instant::now();
+    cluster.scheduler = follower;
+    cluster.takes_a_pod("taken-over").await?;
+    table.row(&of("take-over"), "s", begin.elapsed().as_secs_f64(), None);
+    Ok(())
 }
 
 fn rate(report: &Report, moment: &str) -> anyhow::Result<f64> {
@@ -104,7 +154,7 @@ struct Process {
 impl Process {
     fn start(name: &'static str, arguments: &[&str], url: &str) -> anyhow::Result<Self> {
         let mut command = Command::new(PODBUS);
-        command.arg(name).args(arguments).env("PODBUS_NATS_URL", url).env("RUST_LOG", "warn").stdin(Stdio::null());
+        command.arg(name).args(arguments).env("PODBUS_NATS_URL", url).env("RUST_LOG", "error").stdin(Stdio::null());
         Ok(Self { name, child: command.spawn()? })
     }
 
@@ -112,6 +162,17 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
         Ok(line.context("a process has a size")?.trim().parse::<f64>()? * 1024.0)
+    }
+}
+
+impl Process {
+    /// What it has used so far.
+    fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Behind the name, which may hold anything: user and system time are the 12th and 13th, in ticks of 10 ms.
+        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+        Ok(ticks / 100.0)
     }
 }
 
@@ -139,10 +200,38 @@ impl Cluster {
         Ok(Self { nodes, scheduler, directory: tempfile::tempdir()?, nats })
     }
 
+    fn start_scheduler(&self) -> anyhow::Result<Process> {
+        Process::start("scheduler", &[], &self.nats.url())
+    }
+
+    /// Kills the one that leads, and starts another one with nothing in memory.
+    fn replace_scheduler(&mut self) -> anyhow::Result<()> {
+        self.scheduler.child.kill()?;
+        self.scheduler = self.start_scheduler()?;
+        Ok(())
+    }
+
+    async fn client(&self) -> anyhow::Result<api::Client> {
+        let options = BusOptions { url: self.nats.url(), token: None, name: "bench".into() };
+        Ok(api::Client::new(Bus::connect(&options).await?))
+    }
+
+    /// Waits until a pod can be applied.
+    async fn takes_a_pod(&self, name: &str) -> anyhow::Result<()> {
+        let client = self.client().await?;
+        let spec = serde_json::json!({"containers": [{"name": "main", "image": "busybox"}]});
+        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+        let deadline = Instant::now() + READY_MAX;
+        while client.apply("default", "pods", &pod, false).await.is_err() {
+            ensure!(Instant::now() < deadline, "no pod was taken for {READY_MAX:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     /// Waits until so many nodes are Ready.
     async fn ready(&self, nodes: usize) -> anyhow::Result<()> {
-        let bus = Bus::connect(&BusOptions { url: self.nats.url(), token: None, name: "bench".into() }).await?;
-        let client = api::Client::new(bus);
+        let client = self.client().await?;
         let deadline = Instant::now() + READY_MAX;
         loop {
             let list = client.list(None, "nodes", &ListRequest::default()).await?;

@@ -71,8 +71,8 @@ pub enum Input {
     },
     /// Time passed: each [`TICK_EVERY`](crate::TICK_EVERY).
     Tick {
-        /// Whether the bus can be heard: a silent bus is no node's fault.
-        connected: bool,
+        /// Whether the bus is there and what came over it was heard: else silence is no node's fault.
+        caught_up: bool,
     },
     /// The lease was not surely held for a while, so nothing was heard.
     Resumed,

@@ -211,7 +211,7 @@ impl Leader {
             Input::Watcher { watch, leaves } => self.watches.heard(watch, leaves, now.instant),
             Input::Written { object, outcome } => self.hear_written(&object, outcome),
             Input::Compacted { key, revision } => self.cluster.forget_marker(&key, revision),
-            Input::Tick { connected } => self.tick(connected),
+            Input::Tick { caught_up } => self.tick(caught_up),
             Input::Resumed => self.health.listen_anew(now.instant),
         }
         self.decide();

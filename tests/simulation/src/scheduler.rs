@@ -230,7 +230,7 @@ impl World {
             Hears::Renew => self.renew(scheduler),
             Hears::Tick => {
                 let connected = process.linked && !self.store.down;
-                process.inputs.push_back(Input::Tick { connected });
+                process.inputs.push_back(Input::Tick { caught_up: connected });
                 self.hear_later(scheduler, TICK_EVERY, Hears::Tick);
             }
             Hears::Write { writing } => self.write_on(scheduler, writing),

@@ -24,7 +24,7 @@ const MARKER_AGE: Duration = Duration::from_secs(600);
 const MARKERS_MAX: usize = 1_000;
 
 impl Leader {
-    pub(super) fn tick(&mut self, connected: bool) {
+    pub(super) fn tick(&mut self, caught_up: bool) {
         let now = self.now.instant;
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_SECOND) {
@@ -32,8 +32,8 @@ impl Leader {
                 self.tell(message);
             }
         }
-        if !connected || self.recovers() {
-            // Nobody can be heard: that is no node's fault. While the store is rebuilt nobody is judged.
+        if !caught_up || self.recovers() {
+            // Nobody can be heard, or not in time: that is no node's fault. While the store is rebuilt nobody is judged.
             return self.health.listen_anew(now);
         }
         self.look_for_silence(now);
@@ -116,3 +116,6 @@ fn lost_at(node: &Node) -> Option<Timestamp> {
     let condition = node.status.conditions.iter().find(|c| c.kind == "Ready")?;
     condition.last_transition_time.filter(|_| condition.status == "Unknown")
 }
+
+#[cfg(test)]
+mod tests;
