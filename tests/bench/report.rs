@@ -33,7 +33,7 @@ impl Table {
     }
 
     pub(crate) fn print(&self) {
-        println!("{:<40}{:>14}{:>26}{:>10}", "", "podbus", self.peer, "ratio");
+        println!("{:<56}{:>20}{:>26}{:>10}", "", "podbus", self.peer, "ratio");
         for row in &self.rows {
             let unit = row["unit"].as_str().unwrap_or_default();
             let cell = |value: &Value, unit: &str| {
@@ -41,7 +41,7 @@ impl Table {
             };
             let name = row["name"].as_str().unwrap_or_default();
             println!(
-                "{name:<40}{:>14}{:>26}{:>10}",
+                "{name:<56}{:>20}{:>26}{:>10}",
                 cell(&row["podbus"], unit),
                 cell(&row["peer_value"], unit),
                 cell(&row["ratio"], "x")
