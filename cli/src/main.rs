@@ -59,7 +59,6 @@ fn main() -> ExitCode {
 fn run(command: Command, terminal: &Terminal) -> Outcome {
     match command {
         Command::Completion(args) => commands::completion::run(&args, terminal),
-        Command::Doctor(args) => doctor::run(&args, terminal),
         Command::Url(args) => commands::url::run(&args, terminal),
         Command::Sandbox(service) => service.run(podbus_sandbox::main),
         Command::Scheduler(service) => service.run(podbus_scheduler::main),
@@ -91,6 +90,7 @@ async fn run_verb(command: Command, terminal: &Terminal) -> Outcome {
         Command::Events(args) => commands::events::run(args, terminal).await,
         Command::Top(args) => commands::top::run(args, terminal).await,
         Command::Image(args) => commands::image::run(args, terminal).await,
+        Command::Doctor(args) => doctor::run(&args, terminal).await,
         Command::Up(args) => up::run(args, terminal).await,
         Command::NodeInit(args) => node_init::run(args).await,
         Command::Down(args) => down::run(args, terminal).await,

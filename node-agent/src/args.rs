@@ -2,22 +2,45 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use podbus_common::model::{Taint, TaintEffect};
 use podbus_common::quantity::Quantity;
 use podbus_common::validation::is_extended_resource;
+use podbus_common_bus::{BusOptions, read_token};
 use podbus_common_telemetry::Address;
 
 use crate::user_ids::IdRange;
 
-/// Run a node: hold the pods that the scheduler assigns to it and drive a container runtime.
+/// How an agent reaches the bus.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {
+pub struct BusArgs {
     /// URL of the bus.
     #[arg(long, env = "PODBUS_NATS_URL", value_name = "URL")]
     pub nats: String,
     /// File with the token of the bus.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+impl BusArgs {
+    /// What to connect with; `name` is shown by the bus.
+    pub(crate) fn options(&self, name: String) -> anyhow::Result<BusOptions> {
+        let token = match &self.token_file {
+            Some(file) => {
+                Some(read_token(file).with_context(|| format!("cannot read the bus's token from {}", file.display()))?)
+            }
+            None => None,
+        };
+        Ok(BusOptions { url: self.nats.clone(), token, name })
+    }
+}
+
+/// Run a node: hold the pods that the scheduler assigns to it and drive a container runtime.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// How to reach the bus.
+    #[command(flatten)]
+    pub bus: BusArgs,
     /// The node's name.
     #[arg(long, value_name = "NAME")]
     pub node: String,

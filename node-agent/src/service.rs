@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use podbus_common::subject;
-use podbus_common_bus::{Bus, BusOptions, read_token};
+use podbus_common_bus::Bus;
 use podbus_node_agent_core::admission::NodeOffer;
 use podbus_node_agent_core::resources::{extended_from_quantities, from_quantities};
 use sha2::{Digest as _, Sha256};
@@ -58,7 +58,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(address) = &args.metrics {
         telemetry.serve(address, &runtime).await?;
     }
-    let bus = connect(&args).await?;
+    let bus = Bus::connect_lazy(&args.bus.options(format!("podbus-node-agent {}", args.node))?).await?;
     telemetry.has_bus(&bus);
     let Some(runtime_version) = wait_for_runtime(&runtime, &args, &stop).await else { return Ok(()) };
     let adopted = recovery::recover(&runtime, &state_dir, &mut set).await;
@@ -126,17 +126,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let _ = served.await;
     tracing::info!("node agent ends; its pods run on");
     Ok(ended?)
-}
-
-async fn connect(args: &Args) -> anyhow::Result<Bus> {
-    let token = match &args.token_file {
-        Some(file) => {
-            Some(read_token(file).with_context(|| format!("cannot read the bus's token from {}", file.display()))?)
-        }
-        None => None,
-    };
-    let options = BusOptions { url: args.nats.clone(), token, name: format!("podbus-node-agent {}", args.node) };
-    Ok(Bus::connect_lazy(&options).await?)
 }
 
 /// `name://version` of the runtime, once it answers; `None`: the agent was stopped before.

@@ -3,6 +3,7 @@
 mod firewall;
 mod kernel;
 mod software;
+mod store;
 
 use crate::failure::{Failure, Outcome};
 use crate::terminal::{Terminal, Tone};
@@ -52,8 +53,9 @@ impl Finding {
 ///
 /// # Errors
 /// When something stands in the way of a cluster.
-pub(crate) fn run(_: &Args, terminal: &Terminal) -> Outcome {
-    let findings = examine();
+pub(crate) async fn run(_: &Args, terminal: &Terminal) -> Outcome {
+    let mut findings = examine();
+    findings.extend(store::examine().await);
     for finding in &findings {
         terminal.line(&line(finding, terminal))?;
         if let Some(hint) = &finding.hint {

@@ -5,18 +5,15 @@ use std::path::PathBuf;
 use podbus_common::model::Taint;
 use podbus_common::quantity::Quantity;
 
-use crate::args::{label, quantity, resource, taint};
+use crate::args::{BusArgs, label, quantity, resource, taint};
 use podbus_load::chance::Distribution;
 
 /// Run simulated nodes: real agents without containers, thousands in one process.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// URL of the bus.
-    #[arg(long, env = "PODBUS_NATS_URL", value_name = "URL")]
-    pub nats: String,
-    /// File with the token of the bus.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    /// How to reach the bus.
+    #[command(flatten)]
+    pub bus: BusArgs,
     /// How many nodes.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub nodes: u32,

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use podbus_common::model::NodeSystemInfo;
 use podbus_common::proto::NodeDescription;
-use podbus_common_bus::{Bus, BusOptions, read_token};
+use podbus_common_bus::Bus;
 use podbus_load::chance::Chance;
 use podbus_node_agent_core::admission::NodeOffer;
 use podbus_node_agent_core::agent::Now;
@@ -60,7 +60,6 @@ pub fn main(args: Args) -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let faults = read_faults(&args)?;
-    let token = args.token_file.as_deref().map(read_token).transpose().context("cannot read the bus's token")?;
     let started = Instant::now();
     let steps = script::timeline(&faults, args.nodes as usize, &mut Chance::new(args.seed, FAULTS_STREAM));
 
@@ -68,7 +67,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut counts = Vec::new();
     for connection in 0..args.connections.min(args.nodes) {
         let name = format!("podbus-sim {}/{}", args.prefix, connection);
-        let bus = Bus::connect_lazy(&BusOptions { url: args.nats.clone(), token: token.clone(), name }).await?;
+        let bus = Bus::connect_lazy(&args.bus.options(name)?).await?;
         let shard = Arc::new(Counts::default());
         counts.push(Arc::clone(&shard));
         let parts = Parts {

@@ -9,6 +9,7 @@ use podbus_common::proto::{Heartbeat, NodeDescription, StatusReply, StatusReques
 use podbus_node_agent_core::admission::NodeOffer;
 use podbus_node_agent_core::agent::{Agent, Health, Identity, Input, Journal, Now, Output, Refused, TICK_EVERY};
 use podbus_node_agent_core::desired::DesiredSet;
+use podbus_node_agent_core::resources::Amounts;
 
 use super::worker::{Behaviour, Surroundings, Worker};
 use podbus_load::chance::Chance;
@@ -127,6 +128,19 @@ impl Node {
         self.workers.values().filter(|worker| worker.runs()).count()
     }
 
+    /// Its pods use what they ask for: nothing is measured.
+    fn health(&self) -> Health {
+        let of = |amount: fn(Amounts) -> i64| {
+            let sum: i64 = self.workers.values().map(|worker| amount(worker.usage())).sum();
+            u64::try_from(sum).unwrap_or(0)
+        };
+        Health {
+            used_cpu_millis: of(|amounts| amounts.cpu_millis),
+            used_memory_bytes: of(|amounts| amounts.memory_bytes),
+            ..Health::default()
+        }
+    }
+
     /// What is to be sent, in this order.
     pub(super) fn messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
@@ -157,7 +171,7 @@ impl Node {
         if self.next_tick <= now.instant {
             // After a pause one heartbeat is enough.
             self.next_tick = (self.next_tick + TICK_EVERY).max(now.instant);
-            self.handle(Input::Tick(Health::default()), now)?;
+            self.handle(Input::Tick(self.health()), now)?;
         }
         if self.agent.wake_at().is_some_and(|at| at <= now.instant) {
             self.handle(Input::Wake, now)?;

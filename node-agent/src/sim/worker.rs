@@ -14,6 +14,7 @@ use podbus_node_agent_core::image::already_present_message;
 use podbus_node_agent_core::memory::Memory;
 use podbus_node_agent_core::model::{ContainerObserved, Exit, Observed, RunState, SandboxObserved, find_container};
 use podbus_node_agent_core::plan::{Action, SANDBOX_CHANGED_MESSAGE};
+use podbus_node_agent_core::resources::{Amounts, pod_requests};
 use podbus_node_agent_core::worker::{Sight, Update, Wanted};
 
 use podbus_load::chance::{Chance, Distribution};
@@ -56,6 +57,8 @@ pub(super) struct Surroundings<'a> {
 #[derive(Debug)]
 pub(super) struct Worker {
     wanted: Wanted,
+    /// What it uses while it runs: what it asks for.
+    requests: Amounts,
     memory: Memory,
     chronicle: Chronicle,
     /// What the runtime has.
@@ -80,6 +83,7 @@ struct End {
 impl Worker {
     pub(super) fn new(wanted: Wanted) -> Self {
         Self {
+            requests: pod_requests(&wanted.pod),
             wanted,
             memory: Memory::default(),
             chronicle: Chronicle::default(),
@@ -95,6 +99,7 @@ impl Worker {
 
     /// Something else is wanted of it: look again.
     pub(super) fn want(&mut self, wanted: Wanted) {
+        self.requests = pod_requests(&wanted.pod);
         self.wanted = wanted;
     }
 
@@ -103,6 +108,11 @@ impl Worker {
         self.acked = self.acked.max(sequence);
         self.chronicle.ack(self.acked, &mut self.memory);
         self.records.containers.iter().any(|run| run.state.exit().is_some())
+    }
+
+    /// What it uses.
+    pub(super) fn usage(&self) -> Amounts {
+        if self.runs() { self.requests } else { Amounts::default() }
     }
 
     /// Whether a container runs.

@@ -22,7 +22,8 @@ impl World {
         let constant = Distribution::Constant(Duration::from_millis(20));
         let behaviour =
             Behaviour { start_latency: constant, stop_latency: constant, crashes_per_hour: 0.0, run_time: None };
-        let offer = NodeOffer { pods: 10, name: "sim-0".into(), ..NodeOffer::default() };
+        let allocatable = Amounts { cpu_millis: 1000, memory_bytes: 1 << 30, ..Amounts::default() };
+        let offer = NodeOffer { allocatable, pods: 10, name: "sim-0".into(), ..NodeOffer::default() };
         let profile = Profile {
             name: "sim-0".into(),
             node_id: "id".into(),
@@ -68,7 +69,9 @@ impl World {
         self.counter += 1;
         let pod = serde_json::json!({
             "metadata": {"name": uid, "namespace": "default", "uid": uid, "generation": 1},
-            "spec": {"containers": [{"name": "main", "image": "busybox"}]},
+            "spec": {"containers": [
+                {"name": "main", "image": "busybox", "resources": {"requests": {"cpu": "250m", "memory": "64Mi"}}},
+            ]},
         });
         let pod = AssignedPod { uid: uid.into(), generation: 1, revision: 5, pod: pod.to_string().into() };
         let (assigned, counter) = (vec![pod], self.counter);
@@ -110,6 +113,23 @@ fn a_heartbeat_goes_out_each_second_once_the_node_is_registered() {
     assert_eq!(beats(world.pass(0)), 0);
     world.registered(1);
     assert_eq!((beats(world.pass(1000)), beats(world.pass(500)), beats(world.pass(500))), (1, 0, 1));
+}
+
+#[test]
+fn the_heartbeat_says_that_running_pods_use_what_they_ask_for() {
+    let mut world = World::new();
+    world.register();
+    let used = |messages: Vec<Message>| {
+        let beat = messages.into_iter().find_map(|m| if let Message::Heartbeat(beat) = m { Some(beat) } else { None });
+        beat.map(|beat| (beat.used_cpu_millis, beat.used_memory_bytes))
+    };
+    world.pass(0);
+    world.assign("u1");
+    world.assign("u2");
+    world.pass(20);
+    assert_eq!(used(world.pass(980)), Some((500, 128 << 20)));
+    world.node.die();
+    assert_eq!(world.node.health().used_cpu_millis, 0);
 }
 
 #[test]
