@@ -3,5 +3,5 @@
 mod daemon;
 mod scene;
 mod shim;
-mod tracer;
+pub(crate) mod tracer;
 mod truth;

@@ -28,7 +28,8 @@ fn on_disk_of<T: Send + 'static>(mebibytes: usize, test: impl FnOnce(&std::path:
         let size = format!("size={mebibytes}m");
         nix::mount::mount(none, at.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), Some(size.as_str())).unwrap();
         let result = test(at.path());
-        nix::mount::umount(at.path()).unwrap();
+        // Lazily: a child of another test may hold our descriptors until it is another program.
+        nix::mount::umount2(at.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
         result
     };
     std::thread::spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
