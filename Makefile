@@ -130,6 +130,13 @@ simulate: check-cargo ## Run clusters from SEEDS seeds in one thread each, or re
 fuzz: check-cargo ## Feed what reads strangers' bytes with inputs from SEEDS seeds each, or one TARGET, or replay its SEED
 	@$(if $(SEED),PODBUS_SEED=$(SEED),PODBUS_SEEDS=$(or $(SEEDS),20000)) cargo test --locked -p podbus-fuzz --test fuzz $(TARGET) $(if $(SEED),-- --nocapture)
 
+.PHONY: soak
+soak: setup-tests ## Let CYCLES pods (10,000) come and go on one node, and look for what is left of them
+	@cargo test --locked --release -p podbus-sandbox --test main --no-run
+	@$(AS_ROOT) PODBUS_SOAK_CYCLES=$(or $(CYCLES),10000) \
+	  cargo test --locked --release -p podbus-sandbox --test main pods_that_came_and_went -- --nocapture
+	$(if $(SUDO),@$(SUDO) chown -R "$$(id -u):$$(id -g)" target)
+
 .PHONY: soak-take-over
 soak-take-over: setup ## Kill leader, followers and nats-server TAKE_OVERS (100) times under load, from SEED
 	@PODBUS_TAKE_OVERS=$(or $(TAKE_OVERS),100) $(if $(SEED),PODBUS_SEED=$(SEED)) \

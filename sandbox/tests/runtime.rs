@@ -10,5 +10,6 @@ mod isolation;
 mod life;
 mod measure;
 mod ports;
+mod soak;
 mod streams;
 mod user_namespaces;

@@ -232,7 +232,7 @@ impl Host {
         setns(self.netns.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    fn veths(&self) -> usize {
+    pub(crate) fn veths(&self) -> usize {
         self.links().lines().filter(|line| line.starts_with("vt")).count()
     }
 
