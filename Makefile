@@ -140,7 +140,7 @@ soak: setup-tests ## Let CYCLES pods (10,000) come and go on one node, and look 
 .PHONY: soak-take-over
 soak-take-over: setup ## Kill leader, followers and nats-server TAKE_OVERS (100) times under load, from SEED
 	@PODBUS_TAKE_OVERS=$(or $(TAKE_OVERS),100) $(if $(SEED),PODBUS_SEED=$(SEED)) \
-	  cargo test --locked --release -p podbus-cli --test e2e soak -- --ignored --nocapture
+	  cargo test --locked --release -p podbus-cli --test e2e soak -- --nocapture
 
 .PHONY: bench
 bench: bench-e2e bench-sandbox bench-scheduler ## Run all benchmarks: tables here, figures in target/bench/

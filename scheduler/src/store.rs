@@ -104,8 +104,9 @@ impl Store {
         let mut headers = HeaderMap::new();
         headers.insert(EPOCH_HEADER, self.epoch.to_string());
         if value.is_none() {
+            // Without a rollup: a key has one message anyway, and the purge that nats-server makes of a rollup has 2.9
+            // skip what consumers of all keys have not read yet.
             headers.insert(OPERATION_HEADER, PURGE);
-            headers.insert(async_nats::header::NATS_ROLLUP, "sub");
         }
         let message = PublishMessage::build()
             .payload(value.cloned().unwrap_or_default())

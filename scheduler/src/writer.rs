@@ -13,6 +13,9 @@ use crate::lease::Sure;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
+/// Before it a purge of one key makes consumers of all keys skip what they have not read yet: a follower would miss it.
+const PURGES_ONE_KEY_FROM: (u64, u64, u64) = (2, 10, 0);
+
 /// What the writes of one term go through.
 #[derive(Clone)]
 pub(crate) struct Writer {
@@ -46,8 +49,11 @@ impl Writer {
         });
     }
 
-    /// Removes markers of purged keys.
+    /// Removes markers of purged keys, where nats-server can do that without harm.
     pub(crate) fn compact(&self, markers: Vec<(u64, String)>) {
+        if self.bus.server_version().is_none_or(|version| version < PURGES_ONE_KEY_FROM) {
+            return;
+        }
         let writer = self.clone();
         tokio::spawn(async move {
             writer.ended.run_until_cancelled(writer.compact_all(markers)).await;

