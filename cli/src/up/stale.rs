@@ -84,6 +84,7 @@ fn ends_within(pidfd: &OwnedFd, limit: &Timespec) -> bool {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_service_is_known_by_its_arguments() {
@@ -103,7 +104,12 @@ mod tests {
             Command::new(&server).args(["-c", "read line"]).stdin(Stdio::piped()).env(MARKER, marker).spawn().unwrap()
         };
         let (mut ours, mut other) = (spawn(directory.path()), spawn(Path::new("/elsewhere")));
-        let found = find(directory.path());
+        // A process that is just being made has no environment yet.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut found = find(directory.path());
+        while found.is_empty() && Instant::now() < deadline {
+            found = find(directory.path());
+        }
         assert_eq!(found.len(), 1);
         end(found).await;
         assert!(!ours.wait().unwrap().success());
