@@ -389,11 +389,17 @@ impl Planner<'_> {
         wave
     }
 
-    /// Containers that live outside the pod's sandbox have no network of the pod's: stop them first.
+    /// Containers that live outside the pod's sandbox have no network of the pod's, and one that an agent asked for before
+    /// it died may have been started beside its next run: stop them first.
     fn stop_strays(&mut self, sandbox: &SandboxObserved) -> bool {
         let deadline = self.kill_deadline();
-        let strays = self.observed.containers.iter().filter(|c| c.state.may_live() && c.sandbox_id != sandbox.id);
-        let stops: Vec<_> = strays
+        let is_latest = |c: &ContainerObserved| self.observed.latest(&c.name).is_some_and(|latest| latest.id == c.id);
+        let is_stray = |c: &&ContainerObserved| c.state.may_live() && (c.sandbox_id != sandbox.id || !is_latest(c));
+        let stops: Vec<_> = self
+            .observed
+            .containers
+            .iter()
+            .filter(is_stray)
             .map(|c| StopContainer {
                 id: c.id.clone(),
                 name: c.name.clone(),

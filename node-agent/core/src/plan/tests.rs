@@ -195,6 +195,11 @@ fn what_lives_outside_the_sandbox_is_stopped_first() {
 }
 
 #[test]
+fn of_two_runs_of_a_container_that_live_at_once_the_older_is_stopped() {
+    check(base(Base::A, Always), "sb0 0@0=run 0@1=run 1=run 2=run", "stop 0", "started late for an agent that died");
+}
+
+#[test]
 fn a_failed_setup_waits_for_its_time() {
     let mut memory = Memory::default();
     memory.sandbox_failed(at(15));
