@@ -300,6 +300,9 @@ pub struct LeaseTerm {
     pub nonce: String,
     /// The revision at which it began.
     pub revision: u64,
+    /// A cold start: nobody had followed the store from before, so what the nodes know may be missing in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
 }
 
 /// A JSON chunk of the stream `images`: one image that the node has.

@@ -31,9 +31,6 @@ pub(crate) struct Followed {
     pub(crate) cluster: Cluster,
     /// The stream as it was.
     pub(crate) stream: StreamState,
-    /// It followed without a gap from before the last renewal of the leader before: nothing that was acknowledged is
-    /// missing. All else is a cold start.
-    pub(crate) proven: bool,
     /// What was known before the store went back in time, where it did and nobody has led since.
     pub(crate) remembered: Option<Cluster>,
 }
@@ -84,10 +81,9 @@ pub(crate) async fn follow(
         let ended = follower.campaign(bus, store, &mut watch, telemetry).await;
         match ended {
             Ok(Ended::Took(held)) => {
-                let proven = follower.proven;
                 let (cluster, stream) = until_own_lease(store, watch, held.revision).await;
                 let remembered = remembered.and_then(|remembered| remembered.for_holder(&held));
-                return Ok(Followed { held, cluster, stream, proven, remembered });
+                return Ok(Followed { held, cluster, stream, remembered });
             }
             Ok(Ended::StoreWentBack) => {
                 tracing::error!(
@@ -110,15 +106,12 @@ pub(crate) async fn follow(
 
 struct Follower {
     candidate: Candidate,
-    /// The lease's revision when it was looked at last.
-    seen: u64,
-    proven: bool,
     told: bool,
 }
 
 impl Follower {
     fn new(holder: &str) -> Self {
-        Self { candidate: Candidate::new(holder.to_owned()), seen: 0, proven: false, told: false }
+        Self { candidate: Candidate::new(holder.to_owned()), told: false }
     }
 
     async fn campaign(
@@ -180,10 +173,6 @@ impl Follower {
     }
 
     async fn look(&mut self, store: &Store, lease: Option<Stored>) -> anyhow::Result<Option<Held>> {
-        let revision = lease.as_ref().map_or(0, |lease| lease.revision);
-        // The first look shows how it was; each later change is a renewal by somebody who has all.
-        self.proven |= self.seen != 0 && revision != self.seen;
-        self.seen = revision;
         match self.candidate.heard(lease.as_ref(), boottime(), wall(), || uuid::Uuid::new_v4().to_string())? {
             Next::Lead(held) => Ok(Some(held)),
             Next::Take { record, expected } => {

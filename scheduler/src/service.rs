@@ -98,11 +98,11 @@ async fn serve_term(
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Remembered>> {
-    let Followed { held, cluster, stream, proven, remembered } = followed;
+    let Followed { held, cluster, stream, remembered } = followed;
     let (store, lease_store) = (store.with_epoch(held.record.epoch), lease_store.with_epoch(held.record.epoch));
     tracing::info!(
         epoch = held.record.epoch,
-        proven,
+        cold = held.record.terms.last().is_some_and(|term| term.cold),
         pods = cluster.pods_len(),
         nodes = cluster.nodes_len(),
         "took the lease"
@@ -111,7 +111,7 @@ async fn serve_term(
     let control = bus.client().new_inbox();
     let term = Term { epoch: held.record.epoch, nonce: held.record.nonce.clone() };
     let lineage = Lineage::new(held.record.terms.clone(), held.revision);
-    let start = Start { cluster, term, lineage, proven, remembered };
+    let start = Start { cluster, term, lineage, remembered };
     let mut leader = Leader::new(start, control.clone(), settings, rand::random(), now());
     let result = tokio::select! {
         result = lead(bus, store.clone(), &mut leader, &control, sure_rx, telemetry, stop) => result,

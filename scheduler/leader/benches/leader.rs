@@ -92,8 +92,8 @@ fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let (pods, nodes) = (numbers.first().copied().unwrap_or(100_000), numbers.get(1).copied().unwrap_or(1_000));
     let term = Term { epoch: 1, nonce: "n".into() };
-    let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0 }], 1);
-    let start = Start { cluster: Cluster::default(), term, lineage, proven: false, remembered: None };
+    let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0, cold: true }], 1);
+    let start = Start { cluster: Cluster::default(), term, lineage, remembered: None };
     let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
     let leader = Leader::new(start, "control".into(), settings, [7; 32], now());
     let mut bench = Bench { leader, revision: 1, writes: 0, assigned: BTreeMap::new() };

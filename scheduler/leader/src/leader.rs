@@ -60,9 +60,6 @@ pub struct Start {
     pub term: Term,
     /// The terms before it, and its own.
     pub lineage: Lineage,
-    /// This process followed the store without a gap before it took the lease: nothing that was acknowledged can be
-    /// missing. All else is a cold start.
-    pub proven: bool,
     /// The store went back in time since this process knew this.
     pub remembered: Option<Cluster>,
 }
@@ -71,7 +68,6 @@ pub struct Start {
 pub struct Leader {
     term: Term,
     lineage: Lineage,
-    proven: bool,
     /// The store is being rebuilt.
     recovery: Option<Recovery>,
     /// Nodes whose inventory was taken in this term: what they saw before counts no longer.
@@ -130,10 +126,9 @@ impl Leader {
     /// Begins a term. `control` is the prefix of the subjects that watchers speak to; `seed`
     /// is what UIDs and generated names are made of, and must never have been used before.
     pub fn new(start: Start, control: String, settings: Settings, seed: [u8; 32], now: Now) -> Self {
-        let Start { cluster, term, lineage, proven, remembered } = start;
+        let Start { cluster, term, lineage, remembered } = start;
         let mut leader = Self {
             lineage,
-            proven,
             recovery: None,
             taken_stock: HashSet::new(),
             watches: Watches::new(cluster.revision()),

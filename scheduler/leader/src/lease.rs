@@ -92,7 +92,8 @@ pub struct Candidate {
     holder: String,
     /// The revision that it has, and since when it is known.
     seen: Option<(u64, Boottime)>,
-    /// It saw a renewal.
+    /// It saw the lease change by another's hand, so it followed from before the last write of who led then. All else
+    /// is a cold start.
     has_followed: bool,
     /// The lease that was written last, with the expected revision, and when that was sent first.
     attempt: Option<(Lease, u64, Boottime)>,
@@ -142,7 +143,7 @@ impl Candidate {
         if now.since(since) < Duration::from_millis(before.duration_ms) + deference {
             return Ok(Next::Wait);
         }
-        let record = next_term(&before, revision, &self.holder, nonce(), wall);
+        let record = next_term(&before, revision, &self.holder, nonce(), !self.has_followed, wall);
         self.attempt = Some((record.clone(), revision, now));
         Ok(Next::Take { record: Box::new(record), expected: revision })
     }
@@ -211,7 +212,7 @@ impl Held {
 }
 
 /// The lease of a new term: `before` is what is stored, at `revision`.
-fn next_term(before: &Lease, revision: u64, holder: &str, nonce: String, now: Timestamp) -> Lease {
+fn next_term(before: &Lease, revision: u64, holder: &str, nonce: String, cold: bool, now: Timestamp) -> Lease {
     let wall = u64::try_from(now.unix_ms).unwrap_or(0);
     // Not only stored + 1: a store that went back in time must not issue an epoch twice.
     let epoch = wall.max(before.epoch + 1);
@@ -221,7 +222,7 @@ fn next_term(before: &Lease, revision: u64, holder: &str, nonce: String, now: Ti
         last.revision = revision;
     }
     // Its revision is known after the write: the first renewal adds it.
-    terms.push(LeaseTerm { epoch, nonce: nonce.clone(), revision: 0 });
+    terms.push(LeaseTerm { epoch, nonce: nonce.clone(), revision: 0, cold });
     let forgotten = terms.len().saturating_sub(TERMS_MAX);
     terms.drain(..forgotten);
     Lease {
@@ -262,19 +263,19 @@ mod tests {
     #[test]
     fn an_epoch_is_never_issued_twice_even_by_a_store_that_went_back() {
         let now = Timestamp::from_unix_ms(1_000);
-        let first = next_term(&Lease::default(), 0, "a", "x".into(), now);
+        let first = next_term(&Lease::default(), 0, "a", "x".into(), true, now);
         assert_eq!(first.epoch, 1_000);
         // The clock stands still: the stored epoch counts on.
-        assert_eq!(next_term(&first, 1, "a", "y".into(), now).epoch, 1_001);
+        assert_eq!(next_term(&first, 1, "a", "y".into(), false, now).epoch, 1_001);
         // The store went back: the clock counts on.
-        assert_eq!(next_term(&Lease::default(), 0, "a", "y".into(), Timestamp::from_unix_ms(2_000)).epoch, 2_000);
+        assert_eq!(next_term(&Lease::default(), 0, "a", "y".into(), true, Timestamp::from_unix_ms(2_000)).epoch, 2_000);
     }
 
     #[test]
     fn the_last_64_terms_are_remembered() {
         let mut lease = Lease::default();
         for n in 0..100 {
-            lease = next_term(&lease, 1, "a", n.to_string(), Timestamp::from_unix_ms(n));
+            lease = next_term(&lease, 1, "a", n.to_string(), false, Timestamp::from_unix_ms(n));
         }
         assert_eq!(lease.terms.len(), TERMS_MAX);
         assert_eq!(lease.terms.last().map(|t| t.nonce.as_str()), Some("99"));
@@ -298,6 +299,25 @@ mod tests {
         assert!(matches!(heard(&mut candidate, Some(&before), 100), Next::Wait));
         assert!(matches!(heard(&mut candidate, Some(&before), 2_599), Next::Wait));
         assert!(matches!(heard(&mut candidate, Some(&before), 2_600), Next::Take { .. }));
+    }
+
+    #[test]
+    fn a_start_is_cold_unless_the_leader_before_was_followed() {
+        let is_cold = |next| match next {
+            Next::Take { record, .. } => record.terms.last().unwrap().cold,
+            other => panic!("it is free: {other:?}"),
+        };
+        let (before, _) = first();
+        let mut follower = Candidate::new("follower".into());
+        heard(&mut follower, Some(&before), 100);
+        heard(&mut follower, Some(&Stored { revision: 2, ..before.clone() }), 500);
+        assert!(!is_cold(heard(&mut follower, Some(&Stored { revision: 2, ..before.clone() }), 2_500)));
+
+        // Its own write, whose ack was lost, is nobody's renewal.
+        let mut new = Candidate::new("new".into());
+        let Next::Take { record, .. } = heard(&mut new, None, 0) else { panic!("it is free") };
+        let Next::Lead(held) = heard(&mut new, Some(&stored(&record, 4)), 300) else { panic!("it passed") };
+        assert!(held.record.terms.last().unwrap().cold);
     }
 
     #[test]

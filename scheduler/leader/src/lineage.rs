@@ -25,19 +25,32 @@ impl Lineage {
         self.terms.last().map_or(0, |own| own.revision)
     }
 
+    /// From where on nothing is missing in the store: where the last cold start was.
+    pub(crate) fn is_whole_since(&self) -> u64 {
+        self.last_cold().map_or(0, |at| self.terms[at].revision)
+    }
+
+    fn last_cold(&self) -> Option<usize> {
+        self.terms.iter().rposition(|term| term.cold)
+    }
+
     /// The epoch of the term that `revision` fell into; 0: one before those that are remembered.
     pub(crate) fn epoch_at(&self, revision: u64) -> u64 {
         self.terms.iter().rev().find(|term| term.revision <= revision).map_or(0, |term| term.epoch)
     }
 
     /// Whether a node saw what this store never had: a term that is not among its terms, or a revision beyond the end
-    /// of one.
+    /// of one before the last cold start. From that on each leader followed the one before: a revision beyond the end of
+    /// such a term is of a leader that wrote a moment longer.
     pub(crate) fn is_contradicted_by(&self, mark: &Mark) -> bool {
         let Some(seen) = mark.term.as_ref().filter(|seen| seen.epoch > 0) else { return false };
         let known = self.terms.iter().position(|term| (term.epoch, &term.nonce) == (seen.epoch, &seen.nonce));
         match known {
-            // The next term began above all that this one wrote. This term has no end yet.
-            Some(at) => self.terms.get(at + 1).is_some_and(|next| mark.revision > next.revision),
+            // The next term began above all that this one wrote.
+            Some(at) => {
+                let may_be_missing = self.last_cold().is_some_and(|cold| at < cold);
+                may_be_missing && mark.revision > self.terms[at + 1].revision
+            }
             // Older than all that are remembered: nobody can tell.
             None => {
                 let forgotten = self.terms.len() >= TERMS_MAX;
@@ -54,7 +67,11 @@ mod tests {
     use super::*;
 
     fn term(epoch: u64, revision: u64) -> LeaseTerm {
-        LeaseTerm { epoch, nonce: format!("n{epoch}"), revision }
+        LeaseTerm { epoch, nonce: format!("n{epoch}"), revision, cold: false }
+    }
+
+    fn cold(epoch: u64, revision: u64) -> LeaseTerm {
+        LeaseTerm { cold: true, ..term(epoch, revision) }
     }
 
     fn mark(epoch: u64, nonce: &str, revision: u64) -> Mark {
@@ -63,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_mark_that_this_store_never_made_tells_that_it_went_back() {
-        let lineage = Lineage::new(vec![term(5, 1), term(7, 40), term(9, 0)], 90);
+        let lineage = Lineage::new(vec![cold(5, 1), term(7, 40), cold(9, 0)], 90);
         for (mark, contradicts) in [
             (Mark::default(), false),
             (mark(5, "n5", 40), false),
@@ -79,6 +96,16 @@ mod tests {
         ] {
             assert_eq!(lineage.is_contradicted_by(&mark), contradicts, "{mark:?}");
         }
+    }
+
+    #[test]
+    fn what_a_cold_start_did_not_know_is_missing_for_who_follows_it_too() {
+        let lineage = Lineage::new(vec![cold(5, 1), cold(7, 40), term(9, 0)], 90);
+        assert_eq!(lineage.is_whole_since(), 40);
+        assert!(lineage.is_contradicted_by(&mark(5, "n5", 41)));
+        assert!(lineage.is_contradicted_by(&mark(6, "n6", 1)));
+        // A leader that was followed, and wrote a moment longer.
+        assert!(!lineage.is_contradicted_by(&mark(7, "n7", 91)));
     }
 
     #[test]

@@ -82,10 +82,6 @@ pub(crate) struct Process {
     stopped: Option<VecDeque<Hears>>,
     state: State,
     held: Option<Held>,
-    /// The lease's revision when it was looked at last; 0: not yet.
-    seen: u64,
-    /// It saw the lease change, so it followed from before the last renewal on.
-    proven: bool,
     /// A renewal is under way.
     renews: bool,
     /// What waits while the lease is not surely held.
@@ -113,8 +109,6 @@ impl Process {
             stopped: None,
             state: State::Dead,
             held: None,
-            seen: 0,
-            proven: false,
             renews: false,
             inputs: VecDeque::new(),
             waited: false,
@@ -172,8 +166,6 @@ impl World {
         process.state = State::Dead;
         process.stopped = None;
         process.held = None;
-        process.seen = 0;
-        process.proven = false;
         process.renews = false;
         process.inputs.clear();
         process.waited = false;
@@ -379,9 +371,6 @@ impl World {
         let process = &mut self.schedulers[scheduler];
         let (boottime, wall) = (process.clock.boottime(at), process.clock.wall(at));
         let nonce = process.dice.next();
-        let revision = stored.map_or(0, |stored| stored.revision);
-        process.proven |= process.seen != 0 && revision != process.seen;
-        process.seen = revision;
         let State::Waits(candidate) = &mut process.state else { return };
         match candidate.heard(stored, boottime, wall, || format!("{nonce:x}")) {
             Ok(Next::Wait) => self.hear_later(scheduler, LOOK_EVERY, Hears::Look),
@@ -446,7 +435,7 @@ impl World {
         let control = format!("control.{scheduler}");
         let seed = process.dice.seed();
         let lineage = Lineage::new(held.record.terms.clone(), held.revision);
-        let start = Start { cluster, term, lineage, proven: process.proven, remembered: None };
+        let start = Start { cluster, term, lineage, remembered: None };
         let mut leader = Leader::new(start, control, settings, seed, process.now(at));
         let outputs = leader.outputs();
         process.state = State::Leads(Box::new(leader));

@@ -80,7 +80,7 @@ impl Leader {
 
     /// What a node saw last, of this and of the term before. On a cold start it may be what the store never had.
     pub(super) fn hear_marks(&mut self, node: &str, marks: [Option<&Mark>; 2]) {
-        if self.proven || self.recovers() || self.taken_stock.contains(node) {
+        if self.recovers() || self.taken_stock.contains(node) {
             return;
         }
         let Some(mark) = marks.into_iter().flatten().find(|mark| self.lineage.is_contradicted_by(mark)) else { return };

@@ -19,7 +19,7 @@ fn store(pods: &[(&str, &str, &str, u64)]) -> Cluster {
 
 /// Terms that began at 1 and at 100, and the one that rebuilds.
 fn lineage() -> Lineage {
-    let term = |epoch, revision| LeaseTerm { epoch, nonce: epoch.to_string(), revision };
+    let term = |epoch, revision| LeaseTerm { epoch, nonce: epoch.to_string(), revision, cold: false };
     Lineage::new(vec![term(5, 1), term(7, 100), term(9, 0)], 200)
 }
 

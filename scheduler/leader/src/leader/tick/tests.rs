@@ -21,8 +21,8 @@ impl Scene {
     fn with_node() -> Self {
         let now = Instant::now();
         let term = Term { epoch: 1, nonce: "n".into() };
-        let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0 }], 1);
-        let start = Start { cluster: Cluster::default(), term, lineage, proven: false, remembered: None };
+        let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0, cold: true }], 1);
+        let start = Start { cluster: Cluster::default(), term, lineage, remembered: None };
         let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
         let leader = Leader::new(start, "control".into(), settings, [7; 32], at(now));
         let mut scene = Self { leader, now, revision: 1 };
