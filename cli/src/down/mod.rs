@@ -64,7 +64,7 @@ async fn ask_up(layout: &Layout, fate: Fate, terminal: &Terminal) -> Outcome<u16
     if !state::is_held(layout) {
         return Ok(0);
     }
-    terminal.note("stopping pods and processes");
+    terminal.note("stopping pods, each within its grace period, and processes");
     let nodes = state::read_settings(layout)?.map_or(0, |settings| settings.nodes);
     // One that ends already opens no conversation; then there is only to wait.
     if let Some(conversation) = Conversation::open(&layout.control_socket(), &Request::Stop { pods: fate }).await {
