@@ -204,14 +204,14 @@ struct Known {
     name: String,
     first: Option<Timestamp>,
     count: u32,
-    /// Of the last: the same one again is a second delivery, not a repeat.
+    /// Of the last.
     last_name: String,
     last: Option<Timestamp>,
 }
 
 impl Recorder {
-    /// `event`, as it is published.
-    pub(crate) fn record(&mut self, mut event: Event) -> Event {
+    /// `event`, as it is published; `None` for a second delivery: a node repeats what was not acked to it yet.
+    pub(crate) fn record(&mut self, mut event: Event) -> Option<Event> {
         let about = &event.involved_object;
         let repeat = Repeat([
             format!("{}/{}/{}", about.kind, about.namespace, about.name),
@@ -222,16 +222,16 @@ impl Recorder {
             event.source.host.clone(),
         ]);
         if let Some(known) = self.known.get_mut(&repeat) {
-            if known.last_name != event.metadata.name && event.last_timestamp > known.last {
-                known.count += 1;
-                known.last = event.last_timestamp;
-                known.last_name.clone_from(&event.metadata.name);
+            if known.last_name == event.metadata.name || event.last_timestamp <= known.last {
+                return None;
             }
+            known.count += 1;
+            known.last = event.last_timestamp;
+            known.last_name.clone_from(&event.metadata.name);
             event.metadata.name.clone_from(&known.name);
             event.first_timestamp = known.first;
-            event.last_timestamp = known.last;
             event.count = known.count;
-            return event;
+            return Some(event);
         }
         let known = Known {
             name: event.metadata.name.clone(),
@@ -247,7 +247,7 @@ impl Recorder {
         {
             self.known.remove(&oldest);
         }
-        event
+        Some(event)
     }
 }
 
@@ -275,8 +275,8 @@ mod tests {
     #[test]
     fn a_repeat_counts_on_under_the_name_of_the_first() {
         let mut recorder = Recorder::default();
-        let first = recorder.record(backoff(1_000));
-        let second = recorder.record(backoff(2_000));
+        let first = recorder.record(backoff(1_000)).unwrap();
+        let second = recorder.record(backoff(2_000)).unwrap();
         assert_eq!((first.count, second.count), (1, 2));
         assert_eq!(first.metadata.name, second.metadata.name);
         assert_eq!(second.first_timestamp, Some(Timestamp::from_unix_ms(1_000)));
@@ -284,13 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn a_second_delivery_is_no_repeat() {
+    fn a_second_delivery_is_not_published() {
         let mut recorder = Recorder::default();
         recorder.record(backoff(1_000));
         recorder.record(backoff(2_000));
         for again in [2_000, 1_000] {
-            assert_eq!(recorder.record(backoff(again)).count, 2);
+            assert_eq!(recorder.record(backoff(again)), None);
         }
+        assert_eq!(recorder.record(backoff(3_000)).unwrap().count, 3);
     }
 
     #[test]

@@ -42,8 +42,9 @@ impl Leader {
     }
 
     pub(super) fn publish(&mut self, event: Event) {
-        let event = self.recorder.record(event);
-        self.outputs.push(Output::Publish(Box::new(event)));
+        if let Some(event) = self.recorder.record(event) {
+            self.outputs.push(Output::Publish(Box::new(event)));
+        }
     }
 
     fn ack(&mut self, id: BatchId, ack: PodAck) {
