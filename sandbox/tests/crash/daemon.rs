@@ -1,43 +1,23 @@
 //! `kill -9` of the daemon at every step of every request.
 
-use super::scene::{Request, Scene};
-use super::tracer::{Doom, Follow};
-use super::truth::{assert_states_are_true, files};
-use crate::runtime::host::{Host, with_networks};
+use super::scene::Request;
+use super::tracer::Follow;
+use super::truth::assert_states_are_true;
+use crate::runtime::host::Host;
 
-/// Sends a request to a daemon that dies at the first point, to one that dies at the second, and so on: until one lives
-/// to the answer, and dies then. Each time another daemon takes over.
+/// Nothing made in advance: what the daemon does by itself would come between.
 fn killed_at_every_step(request: Request) {
-    // Nothing made in advance: what the daemon does by itself would come between.
     with_so_much_in_advance(0, request);
 }
 
+/// One that lives to the answer dies then. Each time another daemon takes over.
 fn with_so_much_in_advance(ready: usize, request: Request) {
-    with_networks(ready, |mut host: Host| async move {
-        let empty = files(&host.path("state/images"));
-        for points in 0.. {
-            let mut scene = Scene::set(&mut host, request).await;
-            host.wait_for_spares().await;
-            let doom = Doom::on(host.daemon_pid(), points, Follow::Threads);
-            let answer = scene.send(&mut host).await;
-            let death = doom.call_off();
-            host.kill_daemon();
-            eprintln!("{request:?}, point {points}: {}", death.as_deref().unwrap_or("after the answer"));
-            host.run_daemon().await;
-            scene.check(&mut host, answer.is_ok()).await;
-            assert_states_are_true(&mut host).await;
-            scene.repeat(&mut host).await;
-            scene.clear(&mut host).await;
-            host.assert_nothing_is_left().await;
-            let left: Vec<_> = files(&host.path("state/images")).difference(&empty).cloned().collect();
-            assert!(left.is_empty(), "left in the image store: {left:?}");
-            if death.is_none() {
-                answer.unwrap();
-                assert!(points > 0, "the request did nothing");
-                return host;
-            }
-        }
-        unreachable!("points without end")
+    super::killed_at_every_step(ready, request, Follow::Threads, Host::daemon_pid, async |host, scene, answered| {
+        host.kill_daemon();
+        host.run_daemon().await;
+        scene.check(host, answered).await;
+        assert_states_are_true(host).await;
+        scene.repeat(host).await;
     });
 }
 

@@ -1,37 +1,19 @@
 //! `kill -9` of shims, of the spawner, and of processes on their way into a container, at every step of theirs.
 
-use super::scene::{Request, Scene};
-use super::tracer::{Doom, Follow};
+use super::scene::Request;
+use super::tracer::Follow;
 use super::truth::assert_states_are_true;
-use crate::runtime::host::{Host, with_networks};
+use crate::runtime::host::Host;
 
-/// Sends a request, and kills who makes the first step for it, the second, and so on; the daemon lives, and tells what is.
 fn killed_at_every_step(request: Request, who: impl Fn(&Host) -> i32) {
     with_so_much_in_advance(1, request, who);
 }
 
+/// The daemon lives, and tells what is.
 fn with_so_much_in_advance(ready: usize, request: Request, who: impl Fn(&Host) -> i32) {
-    with_networks(ready, |mut host: Host| async move {
-        let daemon = host.daemon_pid();
-        for points in 0.. {
-            let mut scene = Scene::set(&mut host, request).await;
-            host.wait_for_spares().await;
-            let doom = Doom::on(who(&host), points, Follow::Children);
-            let answer = scene.send(&mut host).await;
-            let death = doom.call_off();
-            assert_states_are_true(&mut host).await;
-            scene.check_survivors(&mut host, answer.is_ok()).await;
-            scene.clear(&mut host).await;
-            host.assert_nothing_is_left().await;
-            eprintln!("{request:?}, point {points}: {}", death.as_deref().unwrap_or("after the answer"));
-            assert_eq!(host.daemon_pid(), daemon);
-            if death.is_none() {
-                answer.unwrap();
-                assert!(points > 0, "the request did nothing");
-                return host;
-            }
-        }
-        unreachable!("points without end")
+    super::killed_at_every_step(ready, request, Follow::Children, who, async |host, scene, answered| {
+        assert_states_are_true(host).await;
+        scene.check_survivors(host, answered).await;
     });
 }
 

@@ -2,20 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use podbus_common_cri::runtime::*;
 
-use crate::runtime::host::{Host, PATIENCE, is_alive};
+use crate::runtime::host::{Host, is_alive, until};
 
 /// What runs has processes, what does not has none, there is a shim for each sandbox that is ready, and none for nobody,
 /// and limits are those that are told. At once or soon: a death is noticed after it.
 pub(crate) async fn assert_states_are_true(host: &mut Host) {
-    let deadline = Instant::now() + PATIENCE;
-    while let Some(lie) = lie(host).await {
-        assert!(Instant::now() < deadline, "{lie}");
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
+    until(async || lie(host).await.map_or(Ok(()), Err)).await;
 }
 
 /// What the runtime says and is not so.

@@ -1,6 +1,6 @@
 //! Images that nothing uses go when the disk fills, and only those.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use podbus_sandbox::image::service::ImageService;
 use podbus_sandbox::image::{GcRule, Image, Settings, Store, collect};
@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::pack::{Archive, Layer, docker_archive};
 use super::registry::pull;
 use super::server::Server;
+use crate::runtime::host::wait_until;
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -63,11 +64,7 @@ fn a_disk_that_fills_loses_the_images_that_nothing_uses_from_the_oldest_on() {
                 pull_next(mark).await;
             }
             let keeper = tokio::spawn(collect::keep(store.clone()));
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while store.list().len() > 6 {
-                assert!(Instant::now() < deadline, "{:?}", marks(&store.list()));
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            wait_until("there is room", || store.list().len() <= 6).await;
             // It is awake for each image that comes, and does no more than it has to.
             pull_next(11).await;
             keeper.abort();
@@ -98,13 +95,9 @@ fn a_disk_with_room_loses_nothing() {
             // It has looked once when the layers that no image needs are gone.
             let stray = dir.join("layers").join("0".repeat(64));
             std::fs::create_dir(&stray).unwrap();
-            let deadline = Instant::now() + Duration::from_secs(30);
             registry.serve_layers(&[layer(2)], |layer| layer.bytes.clone());
             pull(&service, &format!("{}/app:1", registry.address), None).await.unwrap();
-            while stray.exists() {
-                assert!(Instant::now() < deadline, "nobody looked");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            wait_until("somebody looked", || !stray.exists()).await;
             keeper.abort();
             let _ = keeper.await; // told to end
         });

@@ -13,6 +13,7 @@ use super::Fixture;
 use super::pack::{Archive, Layer, gzip, sha256};
 use super::registry::block_on;
 use super::server::{Answer, MANIFEST, Server, blob_path};
+use crate::runtime::host::wait_until;
 
 fn pull_with(store: &Store, server: &Server, auth: AuthConfig) -> Result<String, Status> {
     let image = Some(ImageSpec { image: format!("{}/app:1", server.address), ..ImageSpec::default() });
@@ -268,21 +269,15 @@ fn a_pull_that_is_given_up_lets_the_next_one_go_on() {
     let image = format!("{}/app:1", registry.address);
     let service = ImageService::new(fixture.store.clone());
     block_on(async {
+        let asked = || wait_until("the layer is asked for", || !registry.requests_for(&digest).is_empty());
         let given_up = async {
-            let asked = async {
-                while registry.requests_for(&digest).is_empty() {
-                    tokio::task::yield_now().await;
-                }
-            };
             tokio::select! {
                 _ = super::registry::pull(&service, &image, None) => panic!("the registry is silent"),
-                () = asked => {}
+                () = asked() => {}
             }
         };
         let patient = async {
-            while registry.requests_for(&digest).is_empty() {
-                tokio::task::yield_now().await;
-            }
+            asked().await;
             super::registry::pull(&service, &image, None).await.unwrap();
         };
         tokio::join!(given_up, patient);

@@ -1,6 +1,7 @@
 //! A node for one test: a daemon in a network namespace of its own, with an image of busybox.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -118,19 +119,14 @@ impl Host {
                 .unwrap()
         });
         self.daemon = Some(started.join().unwrap());
-        let socket = self.socket();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(channel) = podbus_common_cri::connect(&socket, PATIENCE).await {
-                self.cri = RuntimeServiceClient::new(channel);
-                if self.cri.version(VersionRequest::default()).await.is_ok() {
-                    return;
-                }
-            }
-            let log = || std::fs::read_to_string(self.path("daemon.log")).unwrap();
-            assert!(Instant::now() < deadline, "the daemon does not serve:\n{}", log());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.cri = until(async || {
+            let log =
+                || format!("the daemon does not serve:\n{}", std::fs::read_to_string(self.path("daemon.log")).unwrap());
+            let channel = podbus_common_cri::connect(&self.socket(), PATIENCE).await.map_err(|_| log())?;
+            let mut cri = RuntimeServiceClient::new(channel);
+            cri.version(VersionRequest::default()).await.map(|_| cri).map_err(|_| log())
+        })
+        .await;
     }
 
     /// `kill -9` of the daemon; one that is dead already is fine.
@@ -340,15 +336,14 @@ impl Host {
 
     /// Waits until a container has ended.
     pub(crate) async fn exit(&mut self, id: &str) -> ContainerStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until(async || {
             let status = self.status(id).await;
-            if status.state() == ContainerState::ContainerExited {
-                return status;
+            match status.state() {
+                ContainerState::ContainerExited => Ok(status),
+                _ => Err(format!("the container did not end: {status:?}")),
             }
-            assert!(Instant::now() < deadline, "the container did not end: {status:?}");
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
+        })
+        .await
     }
 
     /// The output of `sh -c script` in a container of its own, which has to succeed.
@@ -375,11 +370,7 @@ impl Host {
 
     /// Waits until a container has written a line.
     pub(crate) async fn wait_for_log(&mut self, id: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.log(id).await.is_empty() {
-            assert!(Instant::now() < deadline, "nothing was written");
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        }
+        until(async || self.log(id).await.pop().ok_or("nothing was written")).await;
     }
 
     /// The lines of a container's log.
@@ -480,9 +471,17 @@ pub(crate) fn limited(name: &str, script: &str, resources: LinuxContainerResourc
 }
 
 pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    until(async || condition().then_some(()).ok_or_else(|| format!("gave up waiting until {what}"))).await;
+}
+
+/// Looks until all is well; what is wrong at the end is why the test fails.
+pub(crate) async fn until<T, E: Display>(mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "gave up waiting until {what}");
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(wrong) => assert!(Instant::now() < deadline, "{wrong}"),
+        }
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
 }

@@ -68,9 +68,7 @@ fn a_stop_sends_the_signal_and_kills_after_the_grace() {
         let polite = host.run(&sandbox, "polite", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done").await;
         let stubborn = host.run(&sandbox, "stubborn", "trap '' TERM; echo ready; while :; do sleep 0.01; done").await;
         for id in [&polite, &stubborn] {
-            while host.log(id).await.is_empty() {
-                tokio::task::yield_now().await;
-            }
+            host.wait_for_log(id).await;
         }
         host.stop(&polite, 10).await;
         assert_eq!(host.status(&polite).await.exit_code, 3);
@@ -205,9 +203,7 @@ fn stats_count_what_a_container_uses() {
         let sandbox = host.run_pod("web").await;
         let id =
             host.run(&sandbox, "a", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 1000").await;
-        while host.log(&id).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        host.wait_for_log(&id).await;
         let request = ContainerStatsRequest { container_id: id };
         let stats = host.cri.container_stats(request).await.unwrap().into_inner().stats.unwrap();
         assert!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value > 0);

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use super::host::{Host, PATIENCE, on_host, wait_until};
+use super::host::{Host, on_host, until, wait_until};
 
 /// Lives of a pod, unless [`CYCLES_VARIABLE`] says otherwise: `make soak` has 10,000.
 const CYCLES: usize = 25;
@@ -27,17 +26,13 @@ fn pods_that_came_and_went_leave_everything_where_it_was() {
         wait_until("the network is made in advance", || host.veths() == 1).await;
         let (before, resident) = (holdings(&host), resident_kib(&host));
         live(&mut host, cycles).await;
-        let deadline = Instant::now() + PATIENCE;
-        let after = loop {
+        // The kernel ends namespaces when it finds the time, and the daemon prepares for the next pod.
+        let after = until(async || {
             let after = holdings(&host);
             let more: Vec<_> = before.keys().filter(|name| after[*name] > before[*name]).collect();
-            if more.is_empty() {
-                break after;
-            }
-            // The kernel ends namespaces when it finds the time, and the daemon prepares for the next pod.
-            assert!(Instant::now() < deadline, "more {more:?} than before: {before:?}, now {after:?}");
-            tokio::time::sleep(Duration::from_millis(3)).await;
-        };
+            if more.is_empty() { Ok(after) } else { Err(format!("more {more:?} than {before:?}: {after:?}")) }
+        })
+        .await;
         let resident_after = resident_kib(&host);
         println!("{cycles} cycles: before {before:?}, {resident} KiB; after {after:?}, {resident_after} KiB");
         assert!(resident_after < resident + MORE_MEMORY_KIB, "the daemon grew from {resident} to {resident_after} KiB");

@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tonic::Code;
 
-use super::host::{Host, container, on_host};
+use super::host::{Host, container, on_host, until};
 
 #[test]
 fn long_lines_are_cut_and_no_line_is_lost_at_the_end() {
@@ -43,9 +43,7 @@ fn a_reopened_log_goes_on_in_a_new_file() {
     on_host(|mut host| async move {
         let sandbox = host.run_pod("web").await;
         let id = host.run(&sandbox, "a", "echo first; while ! [ -e /tmp/go ]; do sleep 0.01; done; echo second").await;
-        while host.log(&id).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        host.wait_for_log(&id).await;
         let path = host.status(&id).await.log_path;
         std::fs::rename(&path, format!("{path}.1")).unwrap();
         host.cri.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).await.unwrap();
@@ -71,10 +69,11 @@ fn exec_sync_answers_with_output_and_exit_code_and_kills_at_the_timeout() {
         let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 1 };
         assert_eq!(host.cri.exec_sync(request).await.unwrap_err().code(), Code::DeadlineExceeded);
         let left = "ps | grep -v grep | grep -c 'sleep 4242'; true";
-        let deadline = std::time::Instant::now() + super::host::PATIENCE;
-        while host.exec(&id, left).await.0.trim() != "0" {
-            assert!(std::time::Instant::now() < deadline, "processes are left");
-        }
+        until(async || match host.exec(&id, left).await.0.trim() {
+            "0" => Ok(()),
+            count => Err(format!("{count} processes are left")),
+        })
+        .await;
         let request = ExecSyncRequest { container_id: id.clone(), cmd: vec!["nothing".into()], timeout: 1 };
         assert!(host.cri.exec_sync(request).await.unwrap_err().message().contains("nothing"));
         host
