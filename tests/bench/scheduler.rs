@@ -19,7 +19,7 @@ use podbus_common_bus::testing::NatsServer;
 use podbus_common_bus::{Bus, BusOptions, api};
 use podbus_load::Report;
 
-use self::report::{Table, succeeded};
+use self::report::{Table, retry, succeeded};
 
 const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
 /// Messages of the size of a pod that the bus alone stores.
@@ -221,30 +221,22 @@ impl Cluster {
         let client = self.client().await?;
         let spec = serde_json::json!({"containers": [{"name": "main", "image": "busybox"}]});
         let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
-        let deadline = Instant::now() + READY_MAX;
-        while client.apply("default", "pods", &pod, false).await.is_err() {
-            ensure!(Instant::now() < deadline, "no pod was taken for {READY_MAX:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
+        let taken = async || Ok(client.apply("default", "pods", &pod, false).await.map(|_| ())?);
+        retry(READY_MAX, Duration::from_millis(10), taken).await.context("no pod was taken")
     }
 
     /// Waits until so many nodes are Ready.
     async fn ready(&self, nodes: usize) -> anyhow::Result<()> {
         let client = self.client().await?;
-        let deadline = Instant::now() + READY_MAX;
-        loop {
+        let is_ready = |condition: &serde_json::Value| condition["type"] == "Ready" && condition["status"] == "True";
+        retry(READY_MAX, Duration::from_millis(200), async || {
             let list = client.list(None, "nodes", &ListRequest::default()).await?;
-            let is_ready =
-                |condition: &serde_json::Value| condition["type"] == "Ready" && condition["status"] == "True";
             let conditions = list.items.iter().filter_map(|node| node["status"]["conditions"].as_array());
             let ready = conditions.filter(|all| all.iter().any(is_ready)).count();
-            if ready == nodes {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{ready} of {nodes} nodes are Ready after {READY_MAX:?}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+            ensure!(ready == nodes, "{ready} of {nodes} nodes are Ready");
+            Ok(())
+        })
+        .await
     }
 
     /// Runs a scenario to its report.

@@ -143,15 +143,14 @@ impl Cluster {
     /// Waits until the pod satisfies `condition`; the pod.
     pub(crate) fn wait_pod(&self, name: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut last = None;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        let found = until_some(|| {
             last = self.pod(name);
-            if let Some(pod) = last.as_ref().filter(|pod| !pod.is_null() && condition(pod)) {
-                return pod.clone();
-            }
-            pause();
-        }
-        panic!("pod {name}: not {what} after {PATIENCE:?}; it is {last:#?}\n{}\n{}", self.ok(&["events"]), self.logs());
+            last.clone().filter(|pod| !pod.is_null() && condition(pod))
+        });
+        found.unwrap_or_else(|| {
+            let (events, logs) = (self.ok(&["events"]), self.logs());
+            panic!("pod {name}: not {what} after {PATIENCE:?}; it is {last:#?}\n{events}\n{logs}")
+        })
     }
 
     pub(crate) fn wait_running(&self, name: &str) -> Value {
@@ -163,11 +162,8 @@ impl Cluster {
     }
 
     pub(crate) fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !condition() {
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.logs());
-            pause();
-        }
+        let is_so = until_some(|| condition().then_some(())).is_some();
+        assert!(is_so, "not within {PATIENCE:?}: {what}\n{}", self.logs());
     }
 
     /// Readiness of a node: "True", "False", "Unknown".
@@ -396,9 +392,16 @@ pub(crate) fn busybox_archive() -> &'static Path {
     })
 }
 
-/// Between two looks at a condition.
-pub(crate) fn pause() {
-    std::thread::sleep(Duration::from_millis(50));
+/// Looks until there is something; `None`: not within [`PATIENCE`].
+pub(crate) fn until_some<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = look();
+        if found.is_some() || Instant::now() > deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Every file below `directory`.

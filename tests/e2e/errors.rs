@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, PODBUS, busybox_archive, refused};
+use crate::cluster::{Cluster, PODBUS, busybox_archive, refused, until_some};
 use crate::life::sleeper;
 
 #[test]
@@ -205,15 +205,10 @@ fn plain_nats_server(directory: &std::path::Path) -> NatsServer {
         .stderr(Stdio::null())
         .spawn()
         .expect("nats-server is installed (`make test` does it)");
-    let deadline = std::time::Instant::now() + crate::cluster::PATIENCE;
-    let url = loop {
-        assert!(std::time::Instant::now() < deadline, "nats-server wrote no ports file");
-        let file = fs::read_dir(&ports).unwrap().flatten().find(|e| e.path().extension().is_some_and(|e| e == "ports"));
-        let content = file.and_then(|f| fs::read_to_string(f.path()).ok()).unwrap_or_default();
-        if let Ok(ports) = serde_json::from_str::<serde_json::Value>(&content) {
-            break ports["nats"][0].as_str().unwrap().to_owned();
-        }
-        crate::cluster::pause();
-    };
-    NatsServer { child, url }
+    let url = until_some(|| {
+        let file = fs::read_dir(&ports).ok()?.flatten().find(|e| e.path().extension().is_some_and(|e| e == "ports"))?;
+        let ports: serde_json::Value = serde_json::from_str(&fs::read_to_string(file.path()).ok()?).ok()?;
+        Some(ports["nats"][0].as_str()?.to_owned())
+    });
+    NatsServer { child, url: url.expect("nats-server writes a ports file") }
 }

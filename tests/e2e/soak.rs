@@ -101,7 +101,7 @@ async fn no_pod_is_lost_bound_twice_or_too_many_whoever_is_killed_under_load() {
 
     let mut gaps = Vec::new();
     for round in 0..rounds {
-        let leader = until_some("somebody leads", async || leader(&bus, &mut schedulers).await).await;
+        let leader = until_some("somebody leads", async || leader(&bus, &schedulers).await).await;
         // The leader comes first, so that it is killed also where there are few rounds.
         let victim = match if round == 0 { 3 } else { random.random_range(0..6) } {
             0 | 1 => {
@@ -176,25 +176,18 @@ async fn apply(api: &Client, name: &str) -> String {
     let container = json!({"name": "main", "image": "busybox", "resources": {"requests": requests}});
     let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 1});
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Ok(reply) = api.apply("default", "pods", &pod, false).await {
-            return reply.object["metadata"]["uid"].as_str().unwrap().to_owned();
-        }
-        pause(deadline, "a pod is applied").await;
-    }
+    let reply = until_some("a pod is applied", async || api.apply("default", "pods", &pod, false).await.ok()).await;
+    reply.object["metadata"]["uid"].as_str().unwrap().to_owned()
 }
 
 async fn delete(api: &Client, name: &str) {
     let request = DeleteRequest { name: name.to_owned(), ..DeleteRequest::default() };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match api.delete("default", "pods", &request).await {
-            Ok(_) => return,
-            Err(ApiError::Refused(status)) if status.code == 404 => return,
-            Err(_) => pause(deadline, "a pod is deleted").await,
-        }
-    }
+    until("a pod is deleted", async || match api.delete("default", "pods", &request).await {
+        Ok(_) => true,
+        Err(ApiError::Refused(status)) => status.code == 404,
+        Err(_) => false,
+    })
+    .await;
 }
 
 /// Notes where pods are assigned to.
@@ -211,7 +204,7 @@ async fn note_places(bus: Bus, places: Arc<Mutex<Places>>) {
 }
 
 /// Which of the schedulers leads, as the lease says; `None`: one that was killed still does.
-async fn leader(bus: &Bus, schedulers: &mut [Process]) -> Option<usize> {
+async fn leader(bus: &Bus, schedulers: &[Process]) -> Option<usize> {
     let bucket = bus.jetstream().get_key_value(BUCKET).await.ok()?;
     let lease: Lease = serde_json::from_slice(&bucket.get(LEASE_KEY).await.ok()??).ok()?;
     let process: u32 = lease.holder.rsplit_once('_')?.1.parse().ok()?;
@@ -270,21 +263,17 @@ async fn has_converged(api: &Client, acked: &Mutex<Acked>, places: &Mutex<Places
         && !listed.iter().any(deleted)
 }
 
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    until_some(what, async || condition().await.then_some(())).await;
+async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    until_some(what, || async { condition().await.then_some(()) }).await;
 }
 
-async fn until_some<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+async fn until_some<T, F: Future<Output = Option<T>>>(what: &str, condition: impl Fn() -> F) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = condition().await {
             return found;
         }
-        pause(deadline, what).await;
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-async fn pause(deadline: Instant, what: &str) {
-    assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-    tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -3,13 +3,18 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use podbus_common_cri::runtime::image_service_client::ImageServiceClient;
 use podbus_common_cri::runtime::runtime_service_client::RuntimeServiceClient;
 use podbus_common_cri::runtime::*;
 use tonic::transport::Channel;
 
+use super::report::retry;
+
 pub(crate) const IMAGE: &str = "localhost/busybox:latest";
 const ANSWER: Duration = Duration::from_secs(60);
+/// Between two looks at what is awaited.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One runtime, as its clients see it.
 #[derive(Clone)]
@@ -31,32 +36,24 @@ pub(crate) struct Life {
 impl Client {
     /// Connects, and waits until the runtime answers.
     pub(crate) async fn connect(socket: &Path, cgroup: &str) -> anyhow::Result<Self> {
-        let deadline = Instant::now() + ANSWER;
-        loop {
-            let channel = podbus_common_cri::connect(socket, ANSWER).await;
-            if let Ok(channel) = channel {
-                let mut cri = RuntimeServiceClient::new(channel.clone());
-                if cri.version(VersionRequest::default()).await.is_ok() {
-                    return Ok(Self { cri, images: ImageServiceClient::new(channel), cgroup: cgroup.to_owned() });
-                }
-            }
-            anyhow::ensure!(Instant::now() < deadline, "no runtime answers at {}", socket.display());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let connected = retry(ANSWER, LOOK, async || {
+            let channel = podbus_common_cri::connect(socket, ANSWER).await?;
+            let mut cri = RuntimeServiceClient::new(channel.clone());
+            cri.version(VersionRequest::default()).await?;
+            Ok(Self { cri, images: ImageServiceClient::new(channel), cgroup: cgroup.to_owned() })
+        });
+        connected.await.with_context(|| format!("no runtime answers at {}", socket.display()))
     }
 
     /// Waits until the runtime knows the image: one that was imported beside CRI shows up a little later.
     pub(crate) async fn wait_for_image(&mut self, name: &str) -> anyhow::Result<()> {
-        let deadline = Instant::now() + ANSWER;
         let spec = ImageSpec { image: name.to_owned(), ..ImageSpec::default() };
-        loop {
+        retry(ANSWER, LOOK, async || {
             let request = ImageStatusRequest { image: Some(spec.clone()), verbose: false };
-            if self.images.image_status(request).await?.into_inner().image.is_some() {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "the runtime does not know {name}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let known = self.images.image_status(request).await?.into_inner().image;
+            known.map(|_| ()).with_context(|| format!("the runtime does not know {name}"))
+        })
+        .await
     }
 
     pub(crate) fn config(&self, name: &str) -> PodSandboxConfig {

@@ -17,7 +17,7 @@ use anyhow::{Context as _, ensure};
 
 use self::client::Client;
 use self::footprint::Leftovers;
-use self::report::{Table, busybox_archive, milliseconds, percentile};
+use self::report::{Table, busybox_archive, milliseconds, percentile, retry};
 use self::runtimes::Runtime;
 
 /// Calls of each kind that a median is made of.
@@ -160,14 +160,15 @@ async fn churn(runtime: &Runtime, cycles: usize, table: &mut Table) -> anyhow::R
     let count = || Leftovers::count(runtime.pid(), runtime.directory.path(), instance);
     let (before, resident) = (count(), footprint::resident(runtime.pid()));
     live_many(&runtime.client, "churn", cycles).await?;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let mut after = count();
-    while after.since(&before) > 0 && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(200)).await; // the kernel ends namespaces when it finds the time
+    // The kernel ends namespaces when it finds the time.
+    let gone = retry(Duration::from_secs(20), Duration::from_millis(200), async || {
         after = count();
-    }
-    if after.since(&before) > 0 {
-        eprintln!("before: {before:?}\nafter:  {after:?}");
+        ensure!(after.since(&before) == 0, "before: {before:?}\nafter:  {after:?}");
+        Ok(())
+    });
+    if let Err(left) = gone.await {
+        eprintln!("{left}");
     }
     let grown = footprint::resident(runtime.pid()) - resident;
     table.row(&format!("{cycles} cycles, things left"), "", number(after.since(&before)), None);
