@@ -87,7 +87,8 @@ fn tar_entry(kind: u8, name: &str, link: &str, data: &[u8]) -> Vec<u8> {
     entry
 }
 
-pub(crate) const DOCUMENT_WORDS: Words = &[
+/// Of indexes, manifests and configs.
+pub(crate) const IMAGE_WORDS: Words = &[
     b"{",
     b"}",
     b"[",
@@ -112,6 +113,17 @@ pub(crate) const DOCUMENT_WORDS: Words = &[
     b"\"architecture\"",
     b"\"variant\"",
     b"\\u0000",
+    b"\"rootfs\"",
+    b"\"diff_ids\"",
+    b"\"User\"",
+    b"\"Env\"",
+    b"\"Cmd\"",
+    b"\"Volumes\"",
+    b"\"StopSignal\"",
+    b"\"SIGTERM\"",
+    b"\"4294967296\"",
+    b"\"A=\\n\"",
+    b"99999",
 ];
 
 /// Indexes and manifests.
@@ -127,28 +139,6 @@ pub(crate) fn documents() -> Vec<Vec<u8>> {
     let docker = r#"[{"Config":"0a.json","RepoTags":["busybox:latest"],"Layers":["0a/layer.tar"]}]"#;
     vec![index.into_bytes(), manifest.into_bytes(), docker.into()]
 }
-
-pub(crate) const CONFIG_WORDS: Words = &[
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b"null",
-    b"\"rootfs\"",
-    b"\"diff_ids\"",
-    b"\"config\"",
-    b"\"User\"",
-    b"\"Env\"",
-    b"\"Cmd\"",
-    b"\"Volumes\"",
-    b"\"StopSignal\"",
-    b"\"SIGTERM\"",
-    b"\"4294967296\"",
-    b"\"A=\\n\"",
-    b"99999",
-];
 
 /// Configs of images.
 pub(crate) fn configs() -> Vec<Vec<u8>> {

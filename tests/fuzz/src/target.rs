@@ -48,8 +48,8 @@ pub fn all() -> Vec<Target> {
     vec![
         Target { mend: mend_headers, ..target("archive", sample::archives(), sample::ARCHIVE_WORDS, image::archive) },
         Target { mend: mend_headers, ..target("layer", sample::archives(), sample::ARCHIVE_WORDS, layer) },
-        target("document", sample::documents(), sample::DOCUMENT_WORDS, image::document),
-        target("config", sample::configs(), sample::CONFIG_WORDS, image::config),
+        target("document", sample::documents(), sample::IMAGE_WORDS, image::document),
+        target("config", sample::configs(), sample::IMAGE_WORDS, image::config),
         target("reference", sample::references(), sample::REFERENCE_WORDS, reference),
         target("challenge", sample::challenges(), sample::CHALLENGE_WORDS, |bytes| {
             image::challenge(&String::from_utf8_lossy(bytes))
