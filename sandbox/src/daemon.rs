@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use podbus_common_cri::MESSAGE_BYTES_MAX;
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::cgroup::Cgroups;
 use crate::cni::Cni;
-use crate::cri::{Cri, DeadlineLayer};
+use crate::cri::{CallLayer, Cri};
 use crate::handler::Handlers;
 use crate::image::service::{ImageArchive, ImageService};
 use crate::image::{self, Store};
@@ -25,7 +26,7 @@ use crate::network::{Network, Ranges};
 use crate::runtime::{Parts, Runtime, leased};
 use crate::spawner::Spawner;
 use crate::streaming::Streaming;
-use crate::telemetry::{self, Calls, CallsLayer};
+use crate::telemetry::{self, Calls};
 
 /// How long pods may be without a way out after a reload of another firewall.
 const RULES_CHECK_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
@@ -97,16 +98,62 @@ pub fn main(args: Args) -> anyhow::Result<()> {
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = stopped()?;
     // The shims' root is this directory: all paths in it have to be the real ones.
     let state_dir = std::fs::canonicalize(&args.state_dir).context("cannot resolve the state directory")?;
-    let description = describe(&args, &state_dir).to_string();
     let _lock = lock(&state_dir)?;
     let _dynmods = favor_dynmods();
-    std::fs::create_dir_all(crate::runtime::sandboxes_dir(&state_dir))?;
-    let handlers = args.handlers.as_deref().map_or_else(|| Ok(Handlers::default()), Handlers::read)?;
     let store = Store::open_with(&state_dir.join("images"), args.images.settings()?)?;
+    let runtime = start_runtime(&args, &state_dir, store.clone()).await?;
+    let sweeping = store.clone();
+    tokio::task::spawn_blocking(move || sweeping.sweep()).await?.context("cannot sweep the image store")?;
+    tokio::spawn(image::collect::keep(store.clone()));
+    let streaming = Streaming::start(Arc::clone(&runtime)).await.context("cannot open the port for streams")?;
+    let calls = Calls::default();
+    if let Some(address) = &args.metrics {
+        telemetry::serve(address, Arc::clone(&runtime), &calls).await?;
+    }
+    let listener = listen(&args.socket)?;
+    tracing::info!(socket = %args.socket.display(), podCIDR = %args.pod_cidr, instance = args.instance, "serving CRI");
+
+    let users = Arc::clone(&runtime);
+    let cri = RuntimeServiceServer::new(Cri::new(runtime, streaming, describe(&args, &state_dir).to_string()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let images =
+        ImageServiceServer::new(ImageService::new(store.clone()).with_writable_layers(move || users.writable_layers()));
+    let archive = ImageArchiveServer::new(ImageArchive::new(store)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let server = tonic::transport::Server::builder()
+        .layer(CallLayer(calls))
+        .add_service(cri)
+        .add_service(images)
+        .add_service(archive)
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    // Streams of events never end by themselves: requests in flight are cut off, what they began goes on or is undone
+    // at the next start.
+    tokio::select! {
+        served = server => served.context("cannot serve CRI")?,
+        () = stop => tracing::info!("stopping; pods run on"),
+    }
+    let _ = std::fs::remove_file(&args.socket);
+    Ok(())
+}
+
+/// Ends at SIGTERM or SIGINT, from now on.
+fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Opens all that pods are made of, and takes over those that run.
+async fn start_runtime(args: &Args, state_dir: &Path, store: Store) -> anyhow::Result<Arc<Runtime>> {
+    std::fs::create_dir_all(crate::runtime::sandboxes_dir(state_dir))?;
+    let handlers = args.handlers.as_deref().map_or_else(|| Ok(Handlers::default()), Handlers::read)?;
     let cgroups = Cgroups::open(&args.instance).context("cannot use cgroups")?;
     let run_dir = run_dir(&args.instance);
     let cni = Cni {
@@ -117,18 +164,16 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     // With plugins too: pods that an earlier daemon made may have it.
     let network =
-        Network::open(&args.instance, args.pod_cidr, &leased(&state_dir)).context("cannot make the pod network")?;
-    let spawner = start_spawner(&state_dir, &cgroups)?;
+        Network::open(&args.instance, args.pod_cidr, &leased(state_dir)).context("cannot make the pod network")?;
+    let spawner = start_spawner(state_dir, &cgroups)?;
     tokio::spawn(keep_rules(network.clone()));
-    let warm_networks = if cni.is_on() { 0 } else { args.warm_networks };
-    let store_too = store.clone();
     let parts = Parts {
-        state_dir,
-        store: store_too,
+        state_dir: state_dir.to_owned(),
+        store,
         cgroups,
         network,
+        warm_networks: if cni.is_on() { 0 } else { args.warm_networks },
         cni,
-        warm_networks,
         warm_shims: args.warm_networks,
         spawner,
         handlers,
@@ -137,47 +182,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let runtime = Runtime::new(parts).context("cannot prepare pause")?;
     runtime.adopt().await;
     runtime.prepare_ahead().await.context("cannot empty the directory of spares")?;
-    let sweeping = store.clone();
-    tokio::task::spawn_blocking(move || sweeping.sweep()).await?.context("cannot sweep the image store")?;
-    tokio::spawn(image::collect::keep(store.clone()));
-    let streaming =
-        Streaming::start(std::sync::Arc::clone(&runtime)).await.context("cannot open the port for streams")?;
-    let calls = Calls::default();
-    if let Some(address) = &args.metrics {
-        telemetry::serve(address, std::sync::Arc::clone(&runtime), &calls).await?;
-    }
-    let listener = listen(&args.socket)?;
-    tracing::info!(socket = %args.socket.display(), podCIDR = %args.pod_cidr, instance = args.instance, "serving CRI");
-
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping; pods run on");
-    };
-    let users = std::sync::Arc::clone(&runtime);
-    let cri = RuntimeServiceServer::new(Cri::new(runtime, streaming, description))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let images =
-        ImageServiceServer::new(ImageService::new(store.clone()).with_writable_layers(move || users.writable_layers()));
-    let archive = ImageArchiveServer::new(ImageArchive::new(store)).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let server = tonic::transport::Server::builder()
-        .layer(CallsLayer(calls))
-        .layer(DeadlineLayer)
-        .add_service(cri)
-        .add_service(images)
-        .add_service(archive)
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    // Streams of events never end by themselves: requests in flight are cut off, what they began goes on or is undone
-    // at the next start.
-    tokio::select! {
-        served = server => served.context("cannot serve CRI")?,
-        () = stop => {}
-    }
-    let _ = std::fs::remove_file(&args.socket);
-    Ok(())
+    Ok(runtime)
 }
 
 /// What a verbose Status shows. The conformance suite looks for `stateDir`, to try id-mapped mounts beside it.

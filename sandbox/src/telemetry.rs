@@ -1,15 +1,12 @@
 //! What the daemon shows of itself: its calls, what it holds, and whether it can run pods.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use std::{future::Future, pin::Pin};
+use std::time::Duration;
 
 use podbus_common_telemetry::{
     Address, Counter, Endpoints, Family, Kind, Latencies, Registry, Samples, Server, latencies, register_reader,
 };
-use tonic::codegen::{Service, http};
-use tonic::{Code, Status, body::Body};
+use tonic::Code;
 
 use crate::cri::conditions;
 use crate::runtime::Runtime;
@@ -31,7 +28,7 @@ impl Default for SharedLatencies {
 }
 
 impl Calls {
-    fn called(&self, path: &str, took: Duration, code: Code) {
+    pub(crate) fn called(&self, path: &str, took: Duration, code: Code) {
         let operation = operation(path);
         self.seconds.0.get_or_create(&[("operation", operation)]).observe(took.as_secs_f64());
         if code != Code::Ok {
@@ -105,59 +102,14 @@ fn read(runtime: &Runtime, samples: &mut Samples) {
     samples.add(name, Vec::new(), runtime.warm_networks() as f64);
 }
 
-// === Counting calls ===
-
-/// Puts the counting around a service.
-#[derive(Debug, Clone)]
-pub(crate) struct CallsLayer(pub(crate) Calls);
-
-impl<S> tower::Layer<S> for CallsLayer {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, calls: self.0.clone() }
-    }
-}
-
-/// A service whose calls are counted.
-#[derive(Debug, Clone)]
-pub(crate) struct Counted<S> {
-    inner: S,
-    calls: Calls,
-}
-
-impl<S, R> Service<http::Request<R>> for Counted<S>
-where
-    S: Service<http::Request<R>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<R>) -> Self::Future {
-        let (calls, path, began) = (self.calls.clone(), request.uri().path().to_owned(), Instant::now());
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            // A refusal is told in the head; what is told after a body is no refusal of this call.
-            let code = Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code());
-            calls.called(&path, began.elapsed(), code);
-            Ok(answer)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use podbus_common_telemetry::encode;
+    use tonic::codegen::{Service as _, http};
+    use tonic::{Status, body::Body};
 
     use super::*;
+    use crate::cri::CallLayer;
 
     #[tokio::test]
     async fn a_call_counts_with_its_name_and_a_refusal_with_its_code() {
@@ -165,7 +117,7 @@ mod tests {
             Ok::<_, std::convert::Infallible>(Status::not_found("no sandbox x").into_http::<Body>())
         });
         let calls = Calls::default();
-        let mut service = tower::Layer::layer(&CallsLayer(calls.clone()), refuse);
+        let mut service = tower::Layer::layer(&CallLayer(calls.clone()), refuse);
         for path in ["/runtime.v1.RuntimeService/StopPodSandbox", "/whatever/anyone/asks"] {
             service.call(http::Request::builder().uri(path).body(()).unwrap()).await.unwrap();
         }

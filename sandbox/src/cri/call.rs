@@ -1,32 +1,37 @@
-//! The deadline that a client sets for a call (`grpc-timeout`), answered with `DEADLINE_EXCEEDED`. The server of tonic
-//! would answer `CANCELLED` at the same moment, and which of the two a client sees would be chance.
+//! What happens around every call: it is counted, and ends at the deadline that its client set (`grpc-timeout`).
+//!
+//! The end is told with `DEADLINE_EXCEEDED`. The server of tonic would answer `CANCELLED` at the same moment, and which of
+//! the two a client sees would be chance.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::codegen::{Service, http};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
-/// Puts the deadline around a service.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct DeadlineLayer;
+use crate::telemetry::Calls;
 
-impl<S> tower::Layer<S> for DeadlineLayer {
-    type Service = Deadline<S>;
+/// Puts both around a service.
+#[derive(Debug, Clone)]
+pub(crate) struct CallLayer(pub(crate) Calls);
 
-    fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline { inner }
+impl<S> tower::Layer<S> for CallLayer {
+    type Service = Call<S>;
+
+    fn layer(&self, inner: S) -> Call<S> {
+        Call { inner, calls: self.0.clone() }
     }
 }
 
-/// A service whose calls end at their deadline.
+/// A service whose calls are counted and end at their deadline.
 #[derive(Debug, Clone)]
-pub(crate) struct Deadline<S> {
+pub(crate) struct Call<S> {
     inner: S,
+    calls: Calls,
 }
 
-impl<S, R> Service<http::Request<R>> for Deadline<S>
+impl<S, R> Service<http::Request<R>> for Call<S>
 where
     S: Service<http::Request<R>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
@@ -41,17 +46,28 @@ where
     }
 
     fn call(&mut self, request: http::Request<R>) -> Self::Future {
+        let (calls, path, began) = (self.calls.clone(), request.uri().path().to_owned(), Instant::now());
         let left = request.headers().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
         let answer = self.inner.call(request);
         Box::pin(async move {
-            // A little earlier than the server around this, which has the same deadline.
-            let Some(left) = left.map(|left| left - left / 8) else { return answer.await };
-            match tokio::time::timeout(left, answer).await {
-                Ok(answer) => answer,
-                Err(_) => Ok(Status::deadline_exceeded("the client's deadline has passed").into_http()),
-            }
+            let answer = within(left, answer).await?;
+            // A refusal is told in the head; what is told after a body is no refusal of this call.
+            let code = Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code());
+            calls.called(&path, began.elapsed(), code);
+            Ok(answer)
         })
     }
+}
+
+async fn within<E>(
+    left: Option<Duration>,
+    answer: impl Future<Output = Result<http::Response<Body>, E>>,
+) -> Result<http::Response<Body>, E> {
+    // A little earlier than the server around this, which has the same deadline.
+    let Some(left) = left.map(|left| left - left / 8) else { return answer.await };
+    tokio::time::timeout(left, answer)
+        .await
+        .unwrap_or_else(|_| Ok(Status::deadline_exceeded("the client's deadline has passed").into_http()))
 }
 
 /// Up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
@@ -89,7 +105,7 @@ mod tests {
         let never = tower::service_fn(|_: http::Request<()>| {
             std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>()
         });
-        let mut service = tower::Layer::layer(&DeadlineLayer, never);
+        let mut service = tower::Layer::layer(&CallLayer(Calls::default()), never);
         let request = http::Request::builder().header("grpc-timeout", "5m").body(()).unwrap();
         let answer = service.call(request).await.unwrap();
         assert_eq!(answer.headers()["grpc-status"], "4");

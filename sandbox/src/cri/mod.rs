@@ -1,6 +1,6 @@
 //! The RuntimeService of CRI v1: requests in, answers out; what they mean is in [`crate::runtime`].
 
-mod deadline;
+mod call;
 mod filter;
 mod status;
 
@@ -14,15 +14,14 @@ use podbus_common_cri::runtime::*;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::call::CallLayer;
+pub(crate) use self::status::conditions;
 use crate::metrics;
 use crate::runtime::{Container, Runtime, RuntimeError, Sandbox};
 use crate::streaming::Streaming;
 
 /// Items of a list in one message of a stream.
 const STREAM_ITEMS: usize = 256;
-
-pub(crate) use self::deadline::DeadlineLayer;
-pub(crate) use self::status::conditions;
 
 type Reply<T> = Result<Response<T>, Status>;
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
