@@ -1,13 +1,17 @@
 //! The command line of `podbus node-agent`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use podbus_common::model::{Taint, TaintEffect};
+use podbus_common::proto::NodeDescription;
 use podbus_common::quantity::Quantity;
 use podbus_common::validation::is_extended_resource;
 use podbus_common_bus::{BusOptions, read_token};
 use podbus_common_telemetry::Address;
+use podbus_node_agent_core::admission::NodeOffer;
+use podbus_node_agent_core::resources::{extended_from_quantities, from_quantities};
 
 use crate::user_ids::IdRange;
 
@@ -35,6 +39,51 @@ impl BusArgs {
     }
 }
 
+/// What sets a node apart, real or simulated.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NodeArgs {
+    /// How many pods the node takes.
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    pub max_pods: u32,
+    /// A resource that only this node knows, such as nvidia.com/gpu=2: it is counted, and no device is given; may be
+    /// repeated.
+    #[arg(long = "resource", value_name = "DOMAIN/NAME=COUNT", value_parser = resource)]
+    pub resources: Vec<(String, u64)>,
+    /// A label of the node; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// A taint of the node; may be repeated.
+    #[arg(long = "taint", value_name = "KEY[=VALUE]:EFFECT", value_parser = taint)]
+    pub taints: Vec<Taint>,
+}
+
+impl NodeArgs {
+    /// What the node offers, as quantities: `amounts`, and what the flags add.
+    pub(crate) fn capacity<const N: usize>(&self, amounts: [(&str, String); N]) -> BTreeMap<String, String> {
+        let amounts = amounts.into_iter().chain([("pods", self.max_pods.to_string())]);
+        let own = self.resources.iter().map(|(name, count)| (name.as_str(), count.to_string()));
+        amounts.chain(own).map(|(name, amount)| (name.to_owned(), amount)).collect()
+    }
+
+    /// The node's labels: `of_all`, and what the flags say.
+    pub(crate) fn labels<const N: usize>(&self, of_all: [(&str, String); N]) -> BTreeMap<String, String> {
+        let of_all = of_all.map(|(key, value)| (key.to_owned(), value)).into_iter();
+        of_all.chain(self.labels.iter().cloned()).collect()
+    }
+
+    /// What pods are admitted to, by the node's description.
+    pub(crate) fn offer(&self, name: &str, description: &NodeDescription) -> NodeOffer {
+        NodeOffer {
+            allocatable: from_quantities(&description.allocatable),
+            pods: usize::try_from(self.max_pods).unwrap_or(usize::MAX),
+            extended: extended_from_quantities(&description.allocatable),
+            name: name.to_owned(),
+            labels: description.labels.clone(),
+            taints: self.taints.clone(),
+        }
+    }
+}
+
 /// Run a node: hold the pods that the scheduler assigns to it and drive a container runtime.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -59,19 +108,9 @@ pub struct Args {
     /// Memory that the node offers, as a quantity; the machine's by default.
     #[arg(long, value_name = "QUANTITY", value_parser = quantity)]
     pub memory: Option<Quantity>,
-    /// How many pods the node takes.
-    #[arg(long, value_name = "N", default_value_t = 110)]
-    pub max_pods: u32,
-    /// A resource that only this node knows, such as nvidia.com/gpu=2: it is counted, and no device is given; may be
-    /// repeated.
-    #[arg(long = "resource", value_name = "DOMAIN/NAME=COUNT", value_parser = resource)]
-    pub resources: Vec<(String, u64)>,
-    /// A label of the node; may be repeated.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
-    pub labels: Vec<(String, String)>,
-    /// A taint of the node; may be repeated.
-    #[arg(long = "taint", value_name = "KEY[=VALUE]:EFFECT", value_parser = taint)]
-    pub taints: Vec<Taint>,
+    /// What sets it apart.
+    #[command(flatten)]
+    pub own: NodeArgs,
     /// The user and group ids of this machine that pods with users of their own (`hostUsers: false`) get, 65,536 each.
     /// Nodes of one machine have different ones, and nobody else uses them.
     #[arg(long, value_name = "FIRST:COUNT", default_value = "65536:16777216")]
@@ -88,7 +127,7 @@ pub(crate) fn quantity(text: &str) -> Result<Quantity, String> {
     Quantity::parse(text).map_err(|error| error.to_string())
 }
 
-pub(crate) fn resource(text: &str) -> Result<(String, u64), String> {
+fn resource(text: &str) -> Result<(String, u64), String> {
     let (name, count) = text.split_once('=').ok_or("write a resource as DOMAIN/NAME=COUNT")?;
     if !is_extended_resource(name) {
         return Err(format!("{name:?} is not of the form DOMAIN/NAME, such as nvidia.com/gpu"));
@@ -97,12 +136,12 @@ pub(crate) fn resource(text: &str) -> Result<(String, u64), String> {
     Ok((name.to_owned(), count))
 }
 
-pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write a label as KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-pub(crate) fn taint(text: &str) -> Result<Taint, String> {
+fn taint(text: &str) -> Result<Taint, String> {
     let (pair, effect) = text.rsplit_once(':').ok_or("write a taint as KEY=VALUE:EFFECT")?;
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
     let effect = match effect {

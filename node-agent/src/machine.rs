@@ -17,10 +17,14 @@ pub(crate) fn describe(args: &Args, state_dir: &Path, runtime: &str) -> io::Resu
     let capacity = capacity(args, state_dir)?;
     let info = system_info(runtime);
     Ok(NodeDescription {
-        capacity: capacity.clone().into_iter().collect(),
-        allocatable: capacity.into_iter().collect(),
-        labels: labels(args, &info),
-        taints: serde_json::to_vec(&args.taints)?.into(),
+        capacity: capacity.clone(),
+        allocatable: capacity,
+        labels: args.own.labels([
+            ("kubernetes.io/hostname", args.node.clone()),
+            ("kubernetes.io/os", info.operating_system.clone()),
+            ("kubernetes.io/arch", info.architecture.clone()),
+        ]),
+        taints: serde_json::to_vec(&args.own.taints)?.into(),
         pod_cidr: args.pod_cidr.clone(),
         boot_id: info.boot_id.clone(),
         node_info: serde_json::to_vec(&info)?.into(),
@@ -40,14 +44,7 @@ pub(crate) fn capacity(args: &Args, state_dir: &Path) -> io::Result<BTreeMap<Str
     };
     let disk = rustix::fs::statvfs(state_dir)?;
     let disk_kib = disk.f_blocks.saturating_mul(disk.f_frsize) / 1024;
-    let own = args.resources.iter().map(|(name, count)| (name.clone(), count.to_string()));
-    let of_all = [
-        ("cpu".to_owned(), cpu),
-        ("memory".to_owned(), memory),
-        ("pods".to_owned(), args.max_pods.to_string()),
-        ("ephemeral-storage".to_owned(), format!("{disk_kib}Ki")),
-    ];
-    Ok(of_all.into_iter().chain(own).collect())
+    Ok(args.own.capacity([("cpu", cpu), ("memory", memory), ("ephemeral-storage", format!("{disk_kib}Ki"))]))
 }
 
 /// Reads one of [`capacity`]'s amounts: bytes, or CPUs in thousandths.
@@ -61,16 +58,6 @@ pub(crate) fn memory_kib() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
     total.and_then(|kib| kib.trim().parse().ok()).ok_or_else(|| io::Error::other("/proc/meminfo has no MemTotal"))
-}
-
-fn labels(args: &Args, info: &NodeSystemInfo) -> BTreeMap<String, String> {
-    let own = [
-        ("kubernetes.io/hostname", args.node.as_str()),
-        ("kubernetes.io/os", &info.operating_system),
-        ("kubernetes.io/arch", &info.architecture),
-    ];
-    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
-    own.chain(args.labels.iter().cloned()).collect()
 }
 
 fn system_info(runtime: &str) -> NodeSystemInfo {

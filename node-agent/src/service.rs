@@ -6,8 +6,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use podbus_common::subject;
 use podbus_common_bus::Bus;
-use podbus_node_agent_core::admission::NodeOffer;
-use podbus_node_agent_core::resources::{extended_from_quantities, from_quantities};
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -68,14 +66,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let description = machine::describe(&args, state_dir.path(), &runtime_version)
         .context("cannot find out what this machine has")?;
     let capacity = description.capacity.clone();
-    let offer = NodeOffer {
-        allocatable: from_quantities(&description.allocatable),
-        pods: usize::try_from(args.max_pods).unwrap_or(usize::MAX),
-        extended: extended_from_quantities(&description.allocatable),
-        name: args.node.clone(),
-        labels: description.labels.clone(),
-        taints: args.taints.clone(),
-    };
+    let offer = args.own.offer(&args.node, &description);
     let facts = NodeFacts {
         node: args.node.clone(),
         cgroup_root: cgroup_root(&args, &state_dir),

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use podbus_common::model::Taint;
 use podbus_common::quantity::Quantity;
 
-use crate::args::{BusArgs, label, quantity, resource, taint};
+use crate::args::{BusArgs, NodeArgs, quantity};
 use podbus_load::chance::Distribution;
 
 /// Run simulated nodes: real agents without containers, thousands in one process.
@@ -26,18 +25,9 @@ pub struct Args {
     /// Memory that each node offers, as a quantity.
     #[arg(long, value_name = "QUANTITY", default_value = "128Gi", value_parser = quantity)]
     pub memory: Quantity,
-    /// How many pods each node takes.
-    #[arg(long, value_name = "N", default_value_t = 110)]
-    pub max_pods: u32,
-    /// A resource that each node offers, such as nvidia.com/gpu=2; may be repeated.
-    #[arg(long = "resource", value_name = "DOMAIN/NAME=COUNT", value_parser = resource)]
-    pub resources: Vec<(String, u64)>,
-    /// A label of each node; may be repeated.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
-    pub labels: Vec<(String, String)>,
-    /// A taint of each node; may be repeated.
-    #[arg(long = "taint", value_name = "KEY[=VALUE]:EFFECT", value_parser = taint)]
-    pub taints: Vec<Taint>,
+    /// What sets each node apart.
+    #[command(flatten)]
+    pub own: NodeArgs,
     /// In how many zones the nodes are, in turns: topology.kubernetes.io/zone=zone-0, zone-1...
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub zones: u32,

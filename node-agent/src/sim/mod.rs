@@ -25,9 +25,7 @@ use podbus_common::model::NodeSystemInfo;
 use podbus_common::proto::NodeDescription;
 use podbus_common_bus::Bus;
 use podbus_load::chance::Chance;
-use podbus_node_agent_core::admission::NodeOffer;
 use podbus_node_agent_core::agent::Now;
-use podbus_node_agent_core::resources::{extended_from_quantities, from_quantities};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
@@ -133,19 +131,13 @@ fn steps_of(
 
 fn profile(args: &Args, index: u32) -> Profile {
     let name = format!("{}-{index:05}", args.prefix);
-    let own = args.resources.iter().map(|(name, count)| (name.clone(), count.to_string()));
-    let amounts =
-        [("cpu", args.cpu.to_string()), ("memory", args.memory.to_string()), ("pods", args.max_pods.to_string())];
-    let amounts = amounts.map(|(name, amount)| (name.to_owned(), amount)).into_iter();
-    let capacity: std::collections::BTreeMap<_, _> = amounts.chain(own).collect();
-    let labels = [
+    let capacity = args.own.capacity([("cpu", args.cpu.to_string()), ("memory", args.memory.to_string())]);
+    let labels = args.own.labels([
         ("kubernetes.io/hostname", name.clone()),
         ("kubernetes.io/os", "linux".to_owned()),
         ("podbus.dev/simulated", "true".to_owned()),
         ("topology.kubernetes.io/zone", format!("zone-{}", index % args.zones)),
-    ];
-    let labels = labels.map(|(key, value)| (key.to_owned(), value)).into_iter().chain(args.labels.iter().cloned());
-    let labels: std::collections::BTreeMap<_, _> = labels.collect();
+    ]);
     let info = NodeSystemInfo {
         os_image: "simulated".to_owned(),
         container_runtime_version: format!("sim://{}", env!("CARGO_PKG_VERSION")),
@@ -156,23 +148,16 @@ fn profile(args: &Args, index: u32) -> Profile {
     let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default().into();
     let network = u16::try_from(index).unwrap_or(u16::MAX);
     let description = NodeDescription {
-        capacity: capacity.clone().into_iter().collect(),
-        allocatable: capacity.clone().into_iter().collect(),
-        labels: labels.clone().into_iter().collect(),
-        taints: json(serde_json::to_vec(&args.taints)),
+        capacity: capacity.clone(),
+        allocatable: capacity,
+        labels,
+        taints: json(serde_json::to_vec(&args.own.taints)),
         pod_cidr: format!("10.{}.{}.0/24", network >> 8, network & 255),
         node_info: json(serde_json::to_vec(&info)),
         internal_ip: "127.0.0.1".to_owned(),
         ..NodeDescription::default()
     };
-    let offer = NodeOffer {
-        allocatable: from_quantities(&capacity),
-        extended: extended_from_quantities(&capacity),
-        pods: args.max_pods as usize,
-        name: name.clone(),
-        labels,
-        taints: args.taints.clone(),
-    };
+    let offer = args.own.offer(&name, &description);
     // Not random: a simulated node that is started again is the same one, with an empty disk.
     Profile { node_id: format!("{name}-seed-{}", args.seed), name, description, offer, network }
 }
