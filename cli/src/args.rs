@@ -102,6 +102,23 @@ pub(crate) struct NamespaceArgs {
     pub(crate) namespace: String,
 }
 
+/// Which namespaces, for a verb about many objects.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScopeArgs {
+    #[command(flatten)]
+    pub(crate) one: NamespaceArgs,
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+}
+
+impl ScopeArgs {
+    /// `None`: all of them.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        (!self.all_namespaces).then_some(&self.one.namespace)
+    }
+}
+
 /// Which objects, for a verb about many.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct SelectorArgs {

@@ -111,6 +111,14 @@ pub(crate) fn pod_name(text: &str) -> Outcome<String> {
     }
 }
 
+/// What a list says that is empty; `None`: of all namespaces.
+pub(crate) fn nothing_found(namespace: Option<&str>) -> String {
+    match namespace {
+        Some(namespace) => format!("No resources found in {namespace} namespace."),
+        None => "No resources found".to_owned(),
+    }
+}
+
 /// The clock, read at the edge.
 pub(crate) fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

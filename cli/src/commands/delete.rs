@@ -12,7 +12,7 @@ use crate::args::{self, BusArgs, NamespaceArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
 use crate::manifests::{self, FileArgs};
-use crate::resource::{Kind, Target};
+use crate::resource::{Kind, Target, nothing_found};
 use crate::rows::typed;
 use crate::terminal::Terminal;
 
@@ -79,7 +79,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     let session = Session::connect(&args.bus).await?;
     let (pods, mut failures) = asked.find(&session, &args).await?;
     if pods.is_empty() && failures.is_empty() {
-        terminal.note("No resources found");
+        terminal.note(&nothing_found(None));
     }
     let mut going = Vec::new();
     for pod in pods {

@@ -5,7 +5,7 @@ use podbus_common::model::{Event, EventType};
 use podbus_common::selector::FieldSelector;
 use serde_json::Value;
 
-use crate::args::{BusArgs, NamespaceArgs};
+use crate::args::{BusArgs, ScopeArgs};
 use crate::bus::Session;
 use crate::columns::Growing;
 use crate::event_log::folded;
@@ -19,10 +19,7 @@ use crate::terminal::Terminal;
 #[command(after_help = "Examples:\n  podbus events -w\n  podbus events --for pod/web --types Warning")]
 pub(crate) struct Args {
     #[command(flatten)]
-    namespace: NamespaceArgs,
-    /// Of all namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    scope: ScopeArgs,
     /// Only about one object: `pod/web`, `node/node-1`
     #[arg(long = "for", value_name = "TYPE/NAME")]
     about: Option<String>,
@@ -45,11 +42,11 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     let wanted = Wanted::new(&args)?;
     let session = Session::connect(&args.bus).await?;
-    let namespace = (!args.all_namespaces).then_some(args.namespace.namespace.as_str());
+    let namespace = args.scope.namespace();
     let mut printer = Printer {
         format: args.output.clone().unwrap_or_default(),
-        table: if args.watch { steady_columns(args.all_namespaces) } else { Growing::default() },
-        namespaces: args.all_namespaces,
+        table: if args.watch { steady_columns(args.scope.all_namespaces) } else { Growing::default() },
+        namespaces: args.scope.all_namespaces,
         head: !args.no_headers,
         terminal,
     };

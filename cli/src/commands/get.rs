@@ -4,13 +4,13 @@ use futures::StreamExt as _;
 use podbus_common::api::{ListRequest, WatchEventType, WatchRequest};
 use serde_json::Value;
 
-use crate::args::{BusArgs, NamespaceArgs, SelectorArgs};
+use crate::args::{BusArgs, ScopeArgs, SelectorArgs};
 use crate::bus::Session;
 use crate::columns::Growing;
 use crate::failure::{Failure, Outcome};
 use crate::jsonpath::Path;
 use crate::output::Format;
-use crate::resource::{Kind, Target, now};
+use crate::resource::{Kind, Target, nothing_found, now};
 use crate::rows::{self, Show};
 use crate::terminal::Terminal;
 
@@ -23,10 +23,7 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "TYPE[/NAME]")]
     what: Vec<String>,
     #[command(flatten)]
-    namespace: NamespaceArgs,
-    /// In all namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    scope: ScopeArgs,
     #[command(flatten)]
     select: SelectorArgs,
     /// wide, json, yaml, name, jsonpath=TEMPLATE or custom-columns=HEAD:PATH,...
@@ -75,13 +72,13 @@ struct Getting<'a> {
 
 impl Getting<'_> {
     fn namespace(&self, kind: Kind) -> Option<&str> {
-        (kind.is_namespaced() && !self.args.all_namespaces).then_some(self.args.namespace.namespace.as_str())
+        self.args.scope.namespace().filter(|_| kind.is_namespaced())
     }
 
     fn show(&self) -> Show {
         Show {
             wide: *self.format == Format::Wide,
-            namespace: self.args.all_namespaces,
+            namespace: self.args.scope.all_namespaces,
             kind: self.mixed,
             labels: self.args.show_labels,
             label_columns: self.args.label_columns.clone(),
@@ -106,7 +103,7 @@ impl Getting<'_> {
         }
         if self.format.is_table() {
             if found.iter().all(|(_, items)| items.is_empty()) {
-                self.terminal.note(&self.nothing_found(kinds[0]));
+                self.terminal.note(&nothing_found(self.namespace(kinds[0])));
                 return Ok(());
             }
             let tables = found.iter().filter(|(_, items)| !items.is_empty());
@@ -118,7 +115,7 @@ impl Getting<'_> {
     }
 
     async fn objects(&self, objects: &[(Kind, String)]) -> Outcome {
-        if self.args.all_namespaces {
+        if self.args.scope.all_namespaces {
             return Err(Failure::local("a resource cannot be retrieved by name across all namespaces"));
         }
         if self.args.watch {
@@ -178,13 +175,6 @@ impl Getting<'_> {
     fn sort(&self, items: &mut [Value]) {
         if let Some(path) = &self.args.sort_by {
             items.sort_by(|a, b| compare(path.find(a).first().copied(), path.find(b).first().copied()));
-        }
-    }
-
-    fn nothing_found(&self, kind: Kind) -> String {
-        match self.namespace(kind) {
-            Some(namespace) => format!("No resources found in {namespace} namespace."),
-            None => "No resources found".to_owned(),
         }
     }
 

@@ -13,7 +13,7 @@ use podbus_common_bus::stream;
 use crate::args::{self, BusArgs, NamespaceArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
-use crate::resource::{now, pod_name};
+use crate::resource::{nothing_found, now, pod_name};
 use crate::rows::typed;
 use crate::terminal::Terminal;
 
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     let session = Session::connect(&args.bus).await?;
     let sources = sources(&session, &args, terminal).await?;
     if sources.is_empty() {
-        terminal.note(&format!("No resources found in {} namespace.", args.namespace.namespace));
+        terminal.note(&nothing_found(Some(&args.namespace.namespace)));
         return Ok(());
     }
     if args.follow && sources.len() > args.max_log_requests {

@@ -14,11 +14,11 @@ use podbus_common::subject::{self, PodStream};
 use podbus_common_bus::stream;
 use prost::Message as _;
 
-use crate::args::{BusArgs, NamespaceArgs};
+use crate::args::{BusArgs, ScopeArgs};
 use crate::bus::{Session, stream_error, stream_failure};
 use crate::columns::Growing;
 use crate::failure::{Failure, Outcome};
-use crate::resource::pod_name;
+use crate::resource::{nothing_found, pod_name};
 use crate::rows::typed;
 use crate::terminal::Terminal;
 
@@ -48,10 +48,7 @@ struct PodArgs {
     /// Only this pod
     pod: Option<String>,
     #[command(flatten)]
-    namespace: NamespaceArgs,
-    /// In all namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    scope: ScopeArgs,
     /// Pods with these labels
     #[arg(short = 'l', long, value_name = "LABELS", default_value = "", hide_default_value = true)]
     selector: String,
@@ -91,7 +88,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
 
 async fn pods(args: PodArgs, terminal: &Terminal) -> Outcome {
     let session = Session::connect(&args.bus).await?;
-    let namespace = (!args.all_namespaces).then_some(args.namespace.namespace.as_str());
+    let namespace = args.scope.namespace();
     let wanted: Vec<Pod> = match &args.pod {
         Some(name) => vec![typed(&session.api.get(namespace.or(Some("default")), "pods", &pod_name(name)?).await?)?],
         None => {
@@ -116,10 +113,7 @@ async fn pods(args: PodArgs, terminal: &Terminal) -> Outcome {
         }
     }
     if uses.is_empty() && failures.is_empty() {
-        terminal.note(&namespace.map_or_else(
-            || "No resources found".to_owned(),
-            |namespace| format!("No resources found in {namespace} namespace."),
-        ));
+        terminal.note(&nothing_found(namespace));
         return Ok(());
     }
     terminal.print(&pod_table(&args, uses))?;
@@ -170,7 +164,7 @@ fn pod_table(args: &PodArgs, uses: Vec<StatsRow>) -> String {
     }
     let line = |namespace: &str, pod: &str, container: &str, cpu: &str, memory: &str| {
         let mut row = Vec::new();
-        row.extend(args.all_namespaces.then(|| namespace.to_owned()));
+        row.extend(args.scope.all_namespaces.then(|| namespace.to_owned()));
         row.push(pod.to_owned());
         row.extend(args.containers.then(|| container.to_owned()));
         row.extend([cpu.to_owned(), memory.to_owned()]);
@@ -206,7 +200,7 @@ async fn nodes(args: NodeArgs, terminal: &Terminal) -> Outcome {
             .collect::<Outcome<_>>()?,
     };
     if nodes.is_empty() {
-        terminal.note("No resources found");
+        terminal.note(&nothing_found(None));
         return Ok(());
     }
     let mut used: BTreeMap<String, (u64, u64)> = BTreeMap::new();

@@ -12,10 +12,10 @@ use podbus_common::api::ListRequest;
 use podbus_common::model::{Event, Node, Pod, Timestamp};
 use serde_json::Value;
 
-use crate::args::{BusArgs, NamespaceArgs};
+use crate::args::{BusArgs, ScopeArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
-use crate::resource::{Kind, Target, now};
+use crate::resource::{Kind, Target, nothing_found, now};
 use crate::rows::typed;
 use crate::terminal::{Paint, Terminal};
 
@@ -26,10 +26,7 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "TYPE[/NAME]")]
     what: Vec<String>,
     #[command(flatten)]
-    namespace: NamespaceArgs,
-    /// In all namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    scope: ScopeArgs,
     /// Objects with these labels
     #[arg(short = 'l', long, value_name = "LABELS", default_value = "", hide_default_value = true)]
     selector: String,
@@ -49,10 +46,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
         Target::Objects(objects) => named(&session, &args, &objects).await,
     };
     if objects.is_empty() && failures.is_empty() {
-        terminal.note(&match args.all_namespaces {
-            true => "No resources found".to_owned(),
-            false => format!("No resources found in {} namespace.", args.namespace.namespace),
-        });
+        terminal.note(&nothing_found(args.scope.namespace()));
         return Ok(());
     }
     let mut texts = Vec::new();
@@ -66,7 +60,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
 async fn all(session: &Session, args: &Args, kinds: &[Kind]) -> Outcome<Vec<(Kind, Value)>> {
     let mut objects = Vec::new();
     for &kind in kinds {
-        let namespace = (kind.is_namespaced() && !args.all_namespaces).then_some(args.namespace.namespace.as_str());
+        let namespace = args.scope.namespace().filter(|_| kind.is_namespaced());
         let request = ListRequest { label_selector: args.selector.clone(), ..Default::default() };
         let list = session.api.list(namespace, describable(kind)?, &request).await?;
         objects.extend(list.items.into_iter().map(|item| (kind, item)));
@@ -77,7 +71,7 @@ async fn all(session: &Session, args: &Args, kinds: &[Kind]) -> Outcome<Vec<(Kin
 async fn named(session: &Session, args: &Args, names: &[(Kind, String)]) -> (Vec<(Kind, Value)>, Vec<Failure>) {
     let (mut objects, mut failures) = (Vec::new(), Vec::new());
     for (kind, name) in names {
-        let namespace = kind.is_namespaced().then_some(args.namespace.namespace.as_str());
+        let namespace = kind.is_namespaced().then_some(args.scope.one.namespace.as_str());
         let found = match describable(*kind) {
             Ok(plural) => session.api.get(namespace, plural, name).await.map_err(Failure::from),
             Err(failure) => Err(failure),
