@@ -4,22 +4,21 @@
 //! Durable in this order: record, `create`, the shim has the process, `start`, RUNNING in the record. A daemon that finds
 //! no RUNNING deletes the container by its handler and by its cgroup.
 
+mod standard;
+
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use podbus_common_cri::runtime::{Mount, MountPropagation, NamespaceMode};
 use podbus_sandbox_linux::message::{Message, kind};
 use podbus_sandbox_linux::plan::tag;
 use podbus_sandbox_linux::slot::{Place, Slot};
-use podbus_sandbox_linux::socket::{self, Fds};
-use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::net::UnixListener;
 
+use self::standard::{Console, Ours, Theirs};
 use super::device;
 use super::exec::{Exec, Standard, exec_process};
 use super::start::{self, hidden, open_log, volumes};
@@ -33,32 +32,6 @@ use crate::process::{self, Invalid};
 use crate::record::HandlerBody;
 use crate::seccomp::Filters;
 use crate::volume::Volume;
-
-/// How long the terminal may take to come once the handler has ended.
-const TERMINAL: Duration = Duration::from_secs(5);
-/// What a failed handler may have said on standard error.
-const ERROR_BYTES_MAX: usize = 4096;
-
-/// Our ends of a container's standard descriptors, and the handler's.
-struct Streams {
-    input: Option<OwnedFd>,
-    output: OwnedFd,
-    error: Option<OwnedFd>,
-    theirs: Theirs,
-}
-
-/// What a command of a handler gets as its standard descriptors.
-struct Theirs {
-    input: Option<OwnedFd>,
-    output: OwnedFd,
-    error: OwnedFd,
-}
-
-/// A socket on which a handler hands over the terminal that it made.
-struct Console {
-    path: PathBuf,
-    listener: UnixListener,
-}
 
 impl Runtime {
     pub(super) async fn start_by_handler(
@@ -86,7 +59,8 @@ impl Runtime {
         }
         let spec = self.spec(container, rules, binds(container, &bundle, &volumes, &mut draft.draft)?)?;
         bundle.write(&spec).map_err(doing("write the bundle"))?;
-        let pid = self.create_by_handler(container, handler, &link, draft, &door, log).await?;
+        let (pid, ours) = self.create_by_handler(container, handler, &link, draft).await?;
+        self.adopt_container(container, &link, (pid, ours), &door, log).await?;
         self.settle(container, pid);
         let started_at = now();
         self.command(container, handler, &["start", &container.body.id]).await?;
@@ -95,64 +69,65 @@ impl Runtime {
         container.record.commit(Place::State, &slot).map_err(doing("write the container's record"))
     }
 
-    /// Makes the container, and gives its first process to the shim: no exit of it is lost from here on.
+    /// Makes the container: its first process, and our ends of what that reads and writes.
     async fn create_by_handler(
         self: &Arc<Self>,
-        container: &Arc<Container>,
+        container: &Container,
         handler: &HandlerBody,
         link: &Arc<Link>,
         mut draft: CommandDraft,
-        door: &Door,
-        log: Option<std::fs::File>,
-    ) -> Outcome<u32> {
+    ) -> Outcome<(u32, Ours)> {
         let bundle = Bundle::of(&container.dir);
         let (bundle_dir, pid_file) = (text(&bundle.dir), text(&bundle.pid_file()));
-        let console = match container.config().tty {
-            true => Some(self.console()?),
-            false => None,
-        };
+        let console = container.config().tty.then(|| self.console()).transpose()?;
         let mut words = vec!["create", "--bundle", &bundle_dir, "--pid-file", &pid_file];
-        if let Some(console) = &console {
-            words.extend(["--console-socket", console.path.to_str().unwrap_or_default()]);
-        }
+        words.extend(console.iter().flat_map(Console::flag));
         words.push(&container.body.id);
-        let log_file = bundle.log();
-        let root = self.handler_root(handler)?;
-        let places = Places { root: &root, log: &log_file };
-        for word in command::words(handler, &places, &words) {
-            draft.draft.bytes(tag::ARGUMENT, word);
-        }
-        let streams = Streams::open(container.config().stdin && console.is_none()).map_err(doing("make a pipe"))?;
-        let Streams { mut input, mut output, mut error, theirs } = streams;
+        self.describe_command(&mut draft, handler, &bundle.log(), &words)?;
+        let with_input = container.config().stdin && console.is_none();
+        let (mut ours, theirs) = standard::pipes(with_input).map_err(doing("make a pipe"))?;
         let code = self.run_by_shim(link, handler, "create", draft, theirs).await?;
         if code != 0 {
-            let said = error.as_ref().map(read_some).unwrap_or_default();
-            return Err(command::failed(handler, "create", &log_file, Some(code), &said).into());
+            return Err(command::failed(handler, "create", &bundle.log(), Some(code), &ours.said()).into());
         }
         if let Some(console) = console {
-            output = console.take().await.map_err(doing("take the terminal from the handler"))?;
-            input = Some(output.try_clone().map_err(doing("keep the terminal"))?);
-            error = None;
+            let terminal = console.take().await.map_err(doing("take the terminal from the handler"))?;
+            ours = Ours::of_terminal(terminal).map_err(doing("keep the terminal"))?;
         }
-        let pid = read_pid(&bundle.pid_file())?;
-        let mut adoption = Draft::default();
-        adoption.fd(tag::FD_RECORD, container.record.raw());
-        let rest = [(tag::FD_STDOUT, Some(&output)), (tag::FD_STDERR, error.as_ref()), (tag::FD_STDIN, input.as_ref())];
-        let rest = rest.into_iter().chain([(tag::FD_OOM, door.oom.as_ref()), (tag::FD_KILL, door.kill.as_ref())]);
-        for (tag, fd) in rest {
+        Ok((read_pid(&bundle.pid_file())?, ours))
+    }
+
+    /// Gives the container's first process to the shim: no exit of it is lost from here on.
+    async fn adopt_container(
+        &self,
+        container: &Container,
+        link: &Link,
+        (pid, ours): (u32, Ours),
+        door: &Door,
+        log: Option<std::fs::File>,
+    ) -> Outcome<()> {
+        let mut draft = Draft::default();
+        draft.fd(tag::FD_RECORD, container.record.raw());
+        draft.flag(tag::TERMINAL, container.config().tty);
+        let log = log.map(OwnedFd::from);
+        let fds = [
+            (tag::FD_STDOUT, Some(&ours.output)),
+            (tag::FD_STDERR, ours.error.as_ref()),
+            (tag::FD_STDIN, ours.input.as_ref()),
+            (tag::FD_OOM, door.oom.as_ref()),
+            (tag::FD_KILL, door.kill.as_ref()),
+            (tag::FD_LOG, log.as_ref()),
+        ];
+        for (tag, fd) in fds {
             if let Some(fd) = fd {
-                adoption.fd(tag, fd.as_raw_fd());
+                draft.fd(tag, fd.as_raw_fd());
             }
         }
-        adoption.flag(tag::TERMINAL, container.config().tty);
-        if let Some(log) = &log {
-            adoption.fd(tag::FD_LOG, log.as_raw_fd());
-        }
-        let plan = adoption.seal().map_err(doing("write the plan"))?;
+        let plan = draft.seal().map_err(doing("write the plan"))?;
         let a = i32::try_from(pid).unwrap_or(0);
         let message = Message { kind: kind::ADOPT, a, text: container.body.id.as_bytes(), ..Message::default() };
         link.request(message, plan.fds()).await?;
-        Ok(pid)
+        Ok(())
     }
 
     /// A handler may leave the cgroup to us.
@@ -184,20 +159,15 @@ impl Runtime {
         };
         let (spec, pid_file) = (text(&files.process), text(&files.pid));
         let mut words = vec!["exec", "--process", &spec, "--detach", "--pid-file", &pid_file];
-        if let Some(console) = &console {
-            words.extend(["--console-socket", console.path.to_str().unwrap_or_default()]);
-        }
+        words.extend(console.iter().flat_map(Console::flag));
         words.push(&container.body.id);
-        let root = self.handler_root(handler)?;
         let mut draft = self.command_draft()?;
         draft.draft.bytes(tag::OOM_SCORE, self.oom_score_of(container));
         let door = self.cgroups.open_exec_door(&container.cgroup(container.sandbox()), &format!("exec-{number}"))?;
         if handler.inherits_cgroup {
             draft.draft.door(&door);
         }
-        for word in command::words(handler, &Places { root: &root, log: &files.log }, &words) {
-            draft.draft.bytes(tag::ARGUMENT, word);
-        }
+        self.describe_command(&mut draft, handler, &files.log, &words)?;
         let code = self.run_by_shim(&link, handler, "exec", draft, theirs).await?;
         if code != 0 {
             return Err(command::failed(handler, "exec", &files.log, Some(code), "").into());
@@ -296,6 +266,20 @@ impl Runtime {
         }
     }
 
+    fn describe_command(
+        &self,
+        draft: &mut CommandDraft,
+        handler: &HandlerBody,
+        log: &Path,
+        words: &[&str],
+    ) -> Outcome<()> {
+        let root = self.handler_root(handler)?;
+        for word in command::words(handler, &Places { root: &root, log }, words) {
+            draft.draft.bytes(tag::ARGUMENT, word);
+        }
+        Ok(())
+    }
+
     fn command_draft(&self) -> Outcome<CommandDraft> {
         // The daemon's own namespaces are the node's.
         let node = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
@@ -316,12 +300,7 @@ impl Runtime {
     }
 
     fn console(&self) -> Outcome<Console> {
-        std::fs::create_dir_all(&self.run_dir).map_err(doing("make the directory of terminals"))?;
-        let path = self.run_dir.join(format!("{:016x}", rand::random::<u64>()));
-        let listener = UnixListener::bind(&path).map_err(doing("make a socket for the terminal"))?;
-        rustix::fs::chmod(&path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
-            .map_err(|errno| doing("keep the socket from others")(errno.into()))?;
-        Ok(Console { path, listener })
+        Console::listen(&self.run_dir).map_err(doing("make a socket for the terminal"))
     }
 
     fn spec(&self, container: &Container, devices: Vec<String>, binds: Vec<Bind>) -> Outcome<Spec> {
@@ -401,54 +380,6 @@ impl Drop for ExecFiles {
     }
 }
 
-impl Streams {
-    fn open(with_input: bool) -> io::Result<Self> {
-        let (output, their_output) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (error, their_error) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (their_input, input) = match with_input {
-            true => pipe_with(PipeFlags::CLOEXEC).map(|(theirs, ours)| (Some(theirs), Some(ours)))?,
-            false => (None, None),
-        };
-        let theirs = Theirs { input: their_input, output: their_output, error: their_error };
-        Ok(Self { input, output, error: Some(error), theirs })
-    }
-}
-
-impl Theirs {
-    fn null() -> io::Result<Self> {
-        let null = || std::fs::File::options().write(true).open("/dev/null").map(OwnedFd::from);
-        Ok(Self { input: None, output: null()?, error: null()? })
-    }
-}
-
-impl Console {
-    /// The terminal's other side, which the handler sends as a descriptor.
-    async fn take(self) -> io::Result<OwnedFd> {
-        let receive = async {
-            let (stream, _) = self.listener.accept().await?;
-            loop {
-                stream.readable().await?;
-                let (mut text, mut fds) = ([0; 256], Fds::none());
-                let received = stream.try_io(tokio::io::Interest::READABLE, || {
-                    socket::receive(stream.as_fd().as_raw_fd(), &mut text, &mut fds).map_err(io::Error::from)
-                });
-                match received {
-                    Ok(_) => return fds.take(0).map(OwnedFd::from).map_err(io::Error::from),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        };
-        tokio::time::timeout(TERMINAL, receive).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-    }
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// The mounts of a container, each at a place of the bundle where its handler sees it.
 fn binds(container: &Container, bundle: &Bundle, volumes: &[Volume], draft: &mut Draft) -> Outcome<Vec<Bind>> {
     let mut binds = Vec::new();
@@ -478,13 +409,6 @@ fn read_pid(path: &Path) -> Outcome<u32> {
     let text = std::fs::read_to_string(path).map_err(doing("read the pid file of the handler"))?;
     let number = text.trim().parse().map_err(io::Error::other);
     number.map_err(doing(format!("read the process id {:?} of the handler", text.trim())))
-}
-
-/// What stands in a pipe right now.
-fn read_some(pipe: &OwnedFd) -> String {
-    let mut buffer = vec![0; ERROR_BYTES_MAX];
-    let length = rustix::io::ioctl_fionbio(pipe, true).and_then(|()| rustix::io::read(pipe, &mut buffer)).unwrap_or(0);
-    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 fn text(path: &Path) -> String {
