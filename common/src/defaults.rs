@@ -9,13 +9,13 @@ use crate::quantity::Quantity;
 /// The namespace of an object that names none.
 pub const NAMESPACE: &str = "default";
 /// Seconds from SIGTERM to SIGKILL.
-pub const TERMINATION_GRACE_PERIOD_SECONDS: u32 = 30;
+pub(crate) const TERMINATION_GRACE_PERIOD_SECONDS: u32 = 30;
 /// How long a pod bears a node that is not ready or cannot be reached.
 pub const TOLERATION_SECONDS: i64 = 300;
 /// Who places a pod that names nobody.
-pub const SCHEDULER_NAME: &str = "default-scheduler";
+pub(crate) const SCHEDULER_NAME: &str = "default-scheduler";
 /// The classes that are always there, and their priorities.
-pub const PRIORITY_CLASSES: [(&str, i32); 2] =
+pub(crate) const PRIORITY_CLASSES: [(&str, i32); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 /// The taint of a node that says that it is not ready.
 pub const TAINT_NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -69,7 +69,7 @@ pub fn set_defaults(pod: &mut Pod, toleration_seconds: i64) {
 }
 
 /// The priority of a class; `None`: there is no such class.
-pub fn class_priority(name: &str) -> Option<i32> {
+pub(crate) fn class_priority(name: &str) -> Option<i32> {
     PRIORITY_CLASSES.into_iter().find(|(class, _)| *class == name).map(|(_, priority)| priority)
 }
 
@@ -84,7 +84,7 @@ fn set_container_defaults(container: &mut Container) {
 }
 
 /// `Always` for `latest` or no tag at all, else `IfNotPresent`.
-pub fn default_pull_policy(image: &str) -> PullPolicy {
+pub(crate) fn default_pull_policy(image: &str) -> PullPolicy {
     match ImageName::parse(image) {
         Ok(name) if name.is_latest() => PullPolicy::Always,
         _ => PullPolicy::IfNotPresent,

@@ -73,11 +73,6 @@ impl Quantity {
         Ok(Self { nano: if negative { -nano } else { nano }, format })
     }
 
-    /// So many whole ones: CPUs, pods, bytes.
-    pub const fn from_units(units: i64) -> Self {
-        Self { nano: units as i128 * NANO, format: Format::Decimal }
-    }
-
     /// So many thousandths, as of CPUs.
     pub const fn from_millis(millis: i64) -> Self {
         Self { nano: millis as i128 * MILLI_NANO, format: Format::Decimal }
@@ -100,7 +95,7 @@ impl Quantity {
 
     /// Rounded up to whole thousandths, the finest that Kubernetes stores for a container's resources.
     #[must_use]
-    pub fn rounded_up_to_millis(self) -> Self {
+    pub(crate) fn rounded_up_to_millis(self) -> Self {
         Self { nano: ceil_div(self.nano, MILLI_NANO) * MILLI_NANO, ..self }
     }
 
@@ -110,12 +105,12 @@ impl Quantity {
     }
 
     /// Whether it is less than nothing.
-    pub fn is_negative(&self) -> bool {
+    pub(crate) fn is_negative(&self) -> bool {
         self.nano < 0
     }
 
     /// Whether it has no fraction.
-    pub fn is_integer(&self) -> bool {
+    pub(crate) fn is_integer(&self) -> bool {
         self.nano % NANO == 0
     }
 }

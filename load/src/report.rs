@@ -156,7 +156,7 @@ impl Latency {
     }
 
     /// The curve: (share of the pods, milliseconds), for percentiles that are spaced evenly on a logarithmic tail.
-    pub fn curve(&self) -> Vec<(f64, f64)> {
+    pub(crate) fn curve(&self) -> Vec<(f64, f64)> {
         let steps = (0..=80_u32).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 20.0));
         #[expect(clippy::cast_precision_loss, reason = "pods are far fewer than 2^52")]
         let resolved = |share: &f64| (1.0 - share) * self.count as f64 >= 0.5;

@@ -19,7 +19,7 @@ fn shaped(text: &str, edge: fn(u8) -> bool, inner: &[u8]) -> bool {
 }
 
 /// A DNS label, as of containers, volumes, namespaces.
-pub fn dns_label(text: &str) -> Option<String> {
+pub(crate) fn dns_label(text: &str) -> Option<String> {
     if text.len() > LABEL_BYTES_MAX {
         return Some(too_long(LABEL_BYTES_MAX));
     }
@@ -58,7 +58,7 @@ fn is_alphanumeric(b: u8) -> bool {
 }
 
 /// A key of a label, an annotation, a taint: `name` or `prefix/name`.
-pub fn qualified_name(text: &str) -> Option<String> {
+pub(crate) fn qualified_name(text: &str) -> Option<String> {
     const SHAPE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
                          alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation \
                          is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
@@ -90,7 +90,7 @@ pub fn qualified_name(text: &str) -> Option<String> {
 }
 
 /// The value of a label; may be empty.
-pub fn label_value(text: &str) -> Option<String> {
+pub(crate) fn label_value(text: &str) -> Option<String> {
     if text.len() > LABEL_BYTES_MAX {
         return Some(too_long(LABEL_BYTES_MAX));
     }
@@ -104,7 +104,7 @@ pub fn label_value(text: &str) -> Option<String> {
 }
 
 /// The name of a variable of the environment.
-pub fn env_name(text: &str) -> Option<String> {
+pub(crate) fn env_name(text: &str) -> Option<String> {
     let fine = !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=');
     (!fine).then(|| {
         "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()
@@ -112,7 +112,7 @@ pub fn env_name(text: &str) -> Option<String> {
 }
 
 /// The name of a port: an IANA service name. All that is wrong with it.
-pub fn port_name(text: &str) -> Vec<String> {
+pub(crate) fn port_name(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if text.len() > PORT_NAME_BYTES_MAX {
         faults.push(too_long(PORT_NAME_BYTES_MAX));

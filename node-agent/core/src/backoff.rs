@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 use podbus_common::model::Timestamp;
 
 /// The first window, seconds.
-pub const WINDOW_SECONDS_MIN: i64 = 10;
+pub(crate) const WINDOW_SECONDS_MIN: i64 = 10;
 /// The longest window, seconds.
-pub const WINDOW_SECONDS_MAX: i64 = 300;
+pub(crate) const WINDOW_SECONDS_MAX: i64 = 300;
 /// An entry whose last step is longer ago than this when the next failure comes is forgotten, seconds: what ran for
 /// ten minutes is healthy.
-pub const FORGET_SECONDS: i64 = 600;
+pub(crate) const FORGET_SECONDS: i64 = 600;
 
 /// The windows of one kind of thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     entries: BTreeMap<String, Entry>,
 }
 
@@ -28,16 +28,16 @@ struct Entry {
 
 /// A refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// The window that is not over.
-    pub window_seconds: i64,
+    pub(crate) window_seconds: i64,
     /// When it is over.
-    pub until: Timestamp,
+    pub(crate) until: Timestamp,
 }
 
 impl Backoff {
     /// Whether the next try must wait at `now`, the last one having ended at `ended`.
-    pub fn check(&self, key: &str, ended: Timestamp, now: Timestamp) -> Result<(), Refused> {
+    pub(crate) fn check(&self, key: &str, ended: Timestamp, now: Timestamp) -> Result<(), Refused> {
         let Some(entry) = self.entries.get(key).filter(|e| !e.is_forgotten(ended)) else { return Ok(()) };
         let until = ended.plus_seconds(entry.window_seconds);
         // A wall clock that went back must not hold a container for hours.
@@ -49,7 +49,7 @@ impl Backoff {
     }
 
     /// Notes a try at `now` after one that ended at `ended`: the next window is twice as long.
-    pub fn step(&mut self, key: &str, ended: Timestamp, now: Timestamp) {
+    pub(crate) fn step(&mut self, key: &str, ended: Timestamp, now: Timestamp) {
         let window_seconds = match self.entries.get(key).filter(|e| !e.is_forgotten(ended)) {
             None => WINDOW_SECONDS_MIN,
             Some(entry) => (entry.window_seconds * 2).min(WINDOW_SECONDS_MAX),
@@ -58,7 +58,7 @@ impl Backoff {
     }
 
     /// Forgets `key`: what it stood for went well.
-    pub fn reset(&mut self, key: &str) {
+    pub(crate) fn reset(&mut self, key: &str) {
         self.entries.remove(key);
     }
 }
@@ -70,7 +70,7 @@ impl Entry {
 }
 
 /// A window as Go prints a duration: `10s`, `1m20s`, `5m0s`.
-pub fn window_text(seconds: i64) -> String {
+pub(crate) fn window_text(seconds: i64) -> String {
     match (seconds / 60, seconds % 60) {
         (0, s) => format!("{s}s"),
         (m, s) => format!("{m}m{s}s"),

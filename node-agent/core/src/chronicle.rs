@@ -65,7 +65,7 @@ impl Chronicle {
 
     /// The report of `state` if it tells something new: numbered, with all events that were not acked. `exits` are the
     /// IDs of the ended containers in it.
-    pub fn next_report(&mut self, state: PodReport, exits: Vec<String>) -> Option<PodReport> {
+    pub(crate) fn next_report(&mut self, state: PodReport, exits: Vec<String>) -> Option<PodReport> {
         // A list of exits that only became shorter, by an ack, is no news.
         let comparable = PodReport { exits: Vec::new(), ..state.clone() };
         let new_exits: Vec<_> =

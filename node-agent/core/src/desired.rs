@@ -52,7 +52,7 @@ pub struct Held {
 
 impl Held {
     /// Whether it was deleted, by its object or by a removal.
-    pub fn must_go(&self) -> bool {
+    pub(crate) fn must_go(&self) -> bool {
         self.removal.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
@@ -215,7 +215,7 @@ impl DesiredSet {
 
 impl DesiredSet {
     /// Takes in an assignment.
-    pub fn handle_assignment(&mut self, assignment: &Assignment, now: Timestamp) -> Applied {
+    pub(crate) fn handle_assignment(&mut self, assignment: &Assignment, now: Timestamp) -> Applied {
         let mut applied = Applied::default();
         let term = assignment.term.clone().unwrap_or_default();
         if self.agent_epoch == 0 || assignment.agent_epoch != self.agent_epoch {
@@ -239,7 +239,7 @@ impl DesiredSet {
     }
 
     /// Takes in the answer to a registration or a sync, unless it was a refusal.
-    pub fn handle_sync_reply(&mut self, reply: &SyncReply, now: Timestamp) -> Applied {
+    pub(crate) fn handle_sync_reply(&mut self, reply: &SyncReply, now: Timestamp) -> Applied {
         let mut applied = Applied::default();
         let refused = reply.refusal.as_ref().is_some_and(|r| r.reason() != refusal::Reason::None);
         let term = reply.term.clone().unwrap_or_default();
@@ -274,7 +274,7 @@ impl DesiredSet {
     }
 
     /// The agent must register anew: until then it accepts no assignment.
-    pub fn deregister(&mut self) {
+    pub(crate) fn deregister(&mut self) {
         self.agent_epoch = 0;
     }
 
@@ -442,7 +442,7 @@ impl DesiredSet {
     }
 
     /// Sets when the containers of a pod that must end are killed; it only moves nearer.
-    pub fn set_deadline(&mut self, uid: &str, deadline: Timestamp) {
+    pub(crate) fn set_deadline(&mut self, uid: &str, deadline: Timestamp) {
         let Some(held) = self.pods_mut().get_mut(uid) else { return };
         if held.deadline.is_none_or(|before| deadline < before) {
             held.deadline = Some(deadline);

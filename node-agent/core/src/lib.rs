@@ -9,7 +9,7 @@
 
 pub mod admission;
 pub mod agent;
-pub mod backoff;
+mod backoff;
 pub mod chronicle;
 pub mod desired;
 pub mod environment;
@@ -17,11 +17,11 @@ pub mod hash;
 pub mod image;
 pub mod memory;
 pub mod model;
-pub mod outbox;
+mod outbox;
 pub mod plan;
-pub mod report;
+mod report;
 pub mod resources;
-pub mod termination;
+mod termination;
 pub mod worker;
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ pub fn pod_description(pod: &Pod) -> String {
 }
 
 /// What `container`, an init container of a spec, is.
-pub fn init_kind(container: &Container) -> ContainerKind {
+pub(crate) fn init_kind(container: &Container) -> ContainerKind {
     match container.restart_policy {
         Some(RestartPolicy::Always) => ContainerKind::Sidecar,
         _ => ContainerKind::Init,
@@ -164,7 +164,7 @@ pub fn may_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool {
 
 impl Observed {
     /// The sandbox with the highest attempt.
-    pub fn newest_sandbox(&self) -> Option<&SandboxObserved> {
+    pub(crate) fn newest_sandbox(&self) -> Option<&SandboxObserved> {
         self.sandboxes.iter().max_by_key(|s| (s.attempt, s.created_at))
     }
 
@@ -181,12 +181,12 @@ impl Observed {
     }
 
     /// The newest run of a container inside one sandbox.
-    pub fn latest_in(&self, sandbox_id: &str, name: &str) -> Option<&ContainerObserved> {
+    pub(crate) fn latest_in(&self, sandbox_id: &str, name: &str) -> Option<&ContainerObserved> {
         self.runs(name).filter(|c| c.sandbox_id == sandbox_id).max_by_key(|c| (c.attempt, c.created_at))
     }
 
     /// The newest run that has ended.
-    pub fn latest_exit(&self, name: &str) -> Option<(&ContainerObserved, &Exit)> {
+    pub(crate) fn latest_exit(&self, name: &str) -> Option<(&ContainerObserved, &Exit)> {
         self.runs(name).filter_map(|c| Some((c, c.state.exit()?))).max_by_key(|(c, _)| (c.attempt, c.created_at))
     }
 

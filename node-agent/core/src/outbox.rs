@@ -15,7 +15,7 @@ const NODE_EVENTS_MAX: usize = 64;
 
 /// Reports by UID.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     entries: BTreeMap<String, Entry>,
     due: BTreeSet<String>,
     node_events: Vec<NodeEvent>,
@@ -30,18 +30,18 @@ struct Entry {
 
 /// What the leader said of one report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acked {
+pub(crate) struct Acked {
     /// The pod.
-    pub uid: String,
+    pub(crate) uid: String,
     /// The report that was acked, and so all before it.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// It was the pod's last report.
-    pub ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Outbox {
     /// A newer report of a pod.
-    pub fn put(&mut self, report: PodReport) {
+    pub(crate) fn put(&mut self, report: PodReport) {
         let uid = report.uid.clone();
         let entry = self.entries.entry(uid.clone()).or_default();
         if entry.report.uid.is_empty() || report.sequence > entry.report.sequence {
@@ -51,17 +51,17 @@ impl Outbox {
     }
 
     /// The sequence of the newest report of a pod; 0: none.
-    pub fn sequence(&self, uid: &str) -> u64 {
+    pub(crate) fn sequence(&self, uid: &str) -> u64 {
         self.entries.get(uid).map_or(0, |entry| entry.report.sequence)
     }
 
     /// The newest report of a pod.
-    pub fn report(&self, uid: &str) -> Option<&PodReport> {
+    pub(crate) fn report(&self, uid: &str) -> Option<&PodReport> {
         self.entries.get(uid).map(|entry| &entry.report)
     }
 
     /// An event about the node itself.
-    pub fn put_node_event(&mut self, event: NodeEvent) {
+    pub(crate) fn put_node_event(&mut self, event: NodeEvent) {
         if self.node_events.len() == NODE_EVENTS_MAX {
             self.node_events.remove(0);
             self.node_events_in_flight = self.node_events_in_flight.saturating_sub(1);
@@ -70,24 +70,24 @@ impl Outbox {
     }
 
     /// Everything is to be sent, acked or not: a leader that asks for all states, or a new registration.
-    pub fn all_due(&mut self) {
+    pub(crate) fn all_due(&mut self) {
         self.due = self.entries.keys().cloned().collect();
     }
 
     /// One report is to be sent again.
-    pub fn make_due(&mut self, uid: &str) {
+    pub(crate) fn make_due(&mut self, uid: &str) {
         if self.entries.contains_key(uid) {
             self.due.insert(uid.to_owned());
         }
     }
 
     /// Whether there is something to send.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         !self.due.is_empty() || !self.node_events.is_empty()
     }
 
     /// What to send next; the caller has no other request in flight.
-    pub fn next_request(&mut self, node: &str, agent_epoch: u64) -> Option<StatusRequest> {
+    pub(crate) fn next_request(&mut self, node: &str, agent_epoch: u64) -> Option<StatusRequest> {
         if !self.is_due() {
             return None;
         }
@@ -114,7 +114,7 @@ impl Outbox {
     /// Takes in the answer to `request`; what it does not ack is due again. `None`: there was no answer.
     ///
     /// A pod on hold is not due: its next change, or the leader, brings it up again.
-    pub fn handle_reply(&mut self, request: &StatusRequest, reply: Option<&StatusReply>) -> Vec<Acked> {
+    pub(crate) fn handle_reply(&mut self, request: &StatusRequest, reply: Option<&StatusReply>) -> Vec<Acked> {
         let mut acked = Vec::new();
         let acks = reply.map(|reply| reply.acks.as_slice()).unwrap_or_default();
         if reply.is_some_and(|reply| reply.retry_after_ms == 0) {

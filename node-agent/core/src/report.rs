@@ -10,7 +10,7 @@ use crate::plan::Plan;
 /// The state of a pod, without what the worker adds: sequence, events, start time, rejection and `ended`.
 ///
 /// A container without a run and without a reason to wait is left out: it is still to come.
-pub fn report(desired: &DesiredPod, observed: &Observed, memory: &Memory, plan: &Plan) -> proto::PodReport {
+pub(crate) fn report(desired: &DesiredPod, observed: &Observed, memory: &Memory, plan: &Plan) -> proto::PodReport {
     let meta = &desired.pod.metadata;
     proto::PodReport {
         uid: meta.uid.clone(),
@@ -31,7 +31,7 @@ pub fn report(desired: &DesiredPod, observed: &Observed, memory: &Memory, plan: 
 }
 
 /// Every end that the leader has not acked, oldest first.
-pub fn unacked_exits(observed: &Observed, memory: &Memory) -> Vec<proto::UnackedExit> {
+pub(crate) fn unacked_exits(observed: &Observed, memory: &Memory) -> Vec<proto::UnackedExit> {
     let mut exits: Vec<_> = observed
         .containers
         .iter()

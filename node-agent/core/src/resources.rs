@@ -13,7 +13,7 @@ use crate::model::{ContainerKind, all_containers, init_kind};
 const SHARES_MIN: i64 = 2;
 const SHARES_MAX: i64 = 262_144;
 /// The period that quotas are counted in, microseconds.
-pub const CPU_PERIOD_US: i64 = 100_000;
+pub(crate) const CPU_PERIOD_US: i64 = 100_000;
 /// The kernel takes no smaller quota, microseconds.
 const CPU_QUOTA_US_MIN: i64 = 1000;
 
@@ -79,13 +79,13 @@ pub fn extended_from_quantities(quantities: &BTreeMap<String, String>) -> BTreeM
 }
 
 /// A container's requests; where one is absent its limit counts.
-pub fn container_requests(container: &Container) -> Amounts {
+pub(crate) fn container_requests(container: &Container) -> Amounts {
     let resources = &container.resources;
     amounts(|name| resources.requests.get(name).or(resources.limits.get(name)))
 }
 
 /// A container's limits; 0: none.
-pub fn container_limits(container: &Container) -> Amounts {
+pub(crate) fn container_limits(container: &Container) -> Amounts {
     amounts(|name| container.resources.limits.get(name))
 }
 

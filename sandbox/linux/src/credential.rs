@@ -5,7 +5,7 @@ use crate::arch::call;
 use crate::{Errno, Result};
 
 /// The highest capability that a set of 64 bits may name.
-pub const CAPABILITIES_MAX: u32 = 63;
+pub(crate) const CAPABILITIES_MAX: u32 = 63;
 
 /// The number of CAP_SYS_ADMIN.
 pub const SYS_ADMIN: u32 = 21;

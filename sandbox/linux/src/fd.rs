@@ -22,13 +22,6 @@ impl Fd {
     pub fn raw(&self) -> i32 {
         self.0
     }
-
-    /// Gives up the ownership: the descriptor stays open.
-    pub fn into_raw(self) -> i32 {
-        let raw = self.0;
-        core::mem::forget(self);
-        raw
-    }
 }
 
 impl Drop for Fd {
@@ -42,7 +35,8 @@ impl Drop for Fd {
 impl From<Fd> for std::os::fd::OwnedFd {
     fn from(fd: Fd) -> Self {
         use std::os::fd::FromRawFd as _;
-        // SAFETY: `into_raw` hands over the ownership.
-        unsafe { Self::from_raw_fd(fd.into_raw()) }
+        let fd = core::mem::ManuallyDrop::new(fd);
+        // SAFETY: `fd` no longer closes it: the ownership goes over.
+        unsafe { Self::from_raw_fd(fd.0) }
     }
 }

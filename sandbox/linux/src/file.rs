@@ -17,7 +17,7 @@ struct OpenHow {
 }
 
 /// Never leaves the directory: absolute links and `..` stay inside, and no magic link of procfs is followed.
-pub const RESOLVE_IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+pub(crate) const RESOLVE_IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 /// Follows no link of any kind.
 pub const RESOLVE_NO_SYMLINKS: u64 = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
 
@@ -153,12 +153,6 @@ pub fn set_nonblocking(fd: i32) -> Result<()> {
 pub fn cloexec_from(first: u32) -> Result<()> {
     // SAFETY: no pointers; nothing is closed before an exec.
     unsafe { call!(SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }.map(drop)
-}
-
-/// `ftruncate`-like preallocation: `fallocate` from 0.
-pub fn allocate(fd: i32, bytes: u64) -> Result<()> {
-    // SAFETY: no pointers.
-    unsafe { call!(SYS_fallocate, fd, 0_i32, 0_u64, bytes) }.map(drop)
 }
 
 /// The size of a file in bytes.

@@ -1,12 +1,10 @@
 //! The slots of a record: 64 bytes with a CRC, preallocated, written in place by one `pwrite`.
 //!
-//! A record begins with [`SLOTS`] of them; what follows never changes. A slot that is empty or torn reads as `None`,
+//! A record begins with four of them; what follows never changes. A slot that is empty or torn reads as `None`,
 //! which means that what it would say has not happened.
 
 /// The bytes of a slot: one cache line, and less than any disk's sector, so that a write is whole or absent.
 pub const SLOT_BYTES: usize = 64;
-/// How many slots a record has.
-pub const SLOTS: usize = 4;
 /// Where in a record the part begins that never changes.
 pub const BODY_OFFSET: u64 = 4096;
 

@@ -50,7 +50,7 @@ impl ImageService {
     }
 
     /// Also tells what writable layers, on the same file system, take.
-    pub fn with_writable_layers(self, tell: impl Fn() -> (u64, u64) + Send + Sync + 'static) -> Self {
+    pub(crate) fn with_writable_layers(self, tell: impl Fn() -> (u64, u64) + Send + Sync + 'static) -> Self {
         ImageService { writable_layers: Some(Arc::new(tell)), ..self }
     }
 }

@@ -55,7 +55,7 @@ impl FilterReason {
 
     /// Whether the node might do if pods left it (kube-scheduler's `Unschedulable` against
     /// `UnschedulableAndUnresolvable`).
-    pub fn is_resolvable(&self) -> bool {
+    pub(crate) fn is_resolvable(&self) -> bool {
         match self {
             Self::Unschedulable
             | Self::NodeName
@@ -93,7 +93,7 @@ impl fmt::Display for FilterReason {
 }
 
 /// The first of `taints` that `tolerations` do not bear.
-pub fn untolerated_taint<'a>(
+pub(crate) fn untolerated_taint<'a>(
     tolerations: &[Toleration],
     taints: impl IntoIterator<Item = &'a Taint>,
 ) -> Option<&'a Taint> {

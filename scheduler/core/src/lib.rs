@@ -34,7 +34,7 @@ mod view;
 
 pub use config::{Config, ConfigError, Profile, ResourceName, Strategy, Weights};
 pub use explain::{Explanation, NodeVerdict, PlannedPod, PluginScore};
-pub use filter::{FilterReason, tolerates, untolerated_taint};
+pub use filter::{FilterReason, tolerates};
 pub use node::Node;
 pub use pod::{HostPort, PendingPod, Placement, PodGroup, PodSpec, Shape};
 pub use queue::QueueLengths;

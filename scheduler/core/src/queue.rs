@@ -53,7 +53,6 @@ pub(crate) struct Queue {
     active: BTreeSet<(Reverse<i32>, u64, UnitId)>,
     resting: BTreeSet<(u64, UnitId)>,
     parked: BTreeSet<UnitId>,
-    waiting: usize,
 }
 
 /// Pods that wait for a place, by the part of the queue that they are in.
@@ -93,7 +92,6 @@ impl Queue {
             failure: None,
         });
         unit.waiting.insert(sequence, pod);
-        self.waiting += 1;
         match unit.part {
             Part::Parked if unit.failure.is_some() => return unit.failure.clone(),
             Part::Parked | Part::Out => self.activate(id),
@@ -108,7 +106,6 @@ impl Queue {
         if unit.waiting.remove(&sequence).is_none() {
             return;
         }
-        self.waiting -= 1;
         if unit.waiting.is_empty() {
             self.leave(id);
             self.units.remove(&id);
@@ -215,11 +212,6 @@ impl Queue {
         self.active.len() + self.resting.len()
     }
 
-    /// Pods that wait, in any part.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting
-    }
-
     fn leave(&mut self, id: UnitId) {
         let Some(unit) = self.units.get_mut(&id) else { return };
         match std::mem::replace(&mut unit.part, Part::Out) {
@@ -276,6 +268,6 @@ mod tests {
         queue.next(0);
         queue.park(class, Some("no room".into()), 0);
         assert_eq!(queue.push(class, 2, 2, 0), Some("no room".to_owned()));
-        assert_eq!((queue.ready(), queue.waiting()), (0, 2));
+        assert_eq!(queue.lengths(), QueueLengths { unschedulable: 2, ..QueueLengths::default() });
     }
 }

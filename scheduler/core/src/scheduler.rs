@@ -176,12 +176,7 @@ impl Scheduler {
         self.queue.ready() + self.clear.len()
     }
 
-    /// Pods that wait for a place.
-    pub fn waiting_len(&self) -> usize {
-        self.queue.waiting()
-    }
-
-    /// The same, by part of the queue: one step a class of pods that wait.
+    /// Pods that wait for a place, by part of the queue: one step a class of pods that wait.
     pub fn queue_lengths(&self) -> QueueLengths {
         self.queue.lengths()
     }

@@ -104,7 +104,7 @@ pub enum Record {
 
 impl Record {
     /// As it is stored: JSON that a person can read with `nats kv get` alone.
-    pub fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut json = Vec::with_capacity(BYTES_USUAL);
         let written = match self {
             Self::Pod(pod) => serde_json::to_writer_pretty(&mut json, &**pod),
@@ -120,7 +120,7 @@ impl Record {
     ///
     /// # Errors
     /// When it is not what the key says.
-    pub fn from_json(key: &str, json: &[u8]) -> serde_json::Result<Option<Self>> {
+    pub(crate) fn from_json(key: &str, json: &[u8]) -> serde_json::Result<Option<Self>> {
         Ok(Some(match Key::parse(key) {
             Some(Key::Pod { .. }) => Self::Pod(Arc::new(serde_json::from_slice(json)?)),
             Some(Key::PodStatus { .. }) => Self::Status(Arc::new(serde_json::from_slice(json)?)),

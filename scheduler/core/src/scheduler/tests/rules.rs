@@ -94,7 +94,7 @@ fn a_profile_packs_and_another_schedulers_pods_are_left_alone() {
     assert_eq!(place(&mut scheduler, by("1", "packer")), "b");
     assert_eq!(place(&mut scheduler, by("2", "default-scheduler")), "a");
     scheduler.enqueue(&by("3", "somebody-else"));
-    assert_eq!((scheduler.active_len(), scheduler.waiting_len()), (0, 0));
+    assert_eq!((scheduler.active_len(), scheduler.queue_lengths()), (0, QueueLengths::default()));
 }
 
 #[test]
