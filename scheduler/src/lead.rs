@@ -39,7 +39,7 @@ pub(crate) async fn lead(
         calls: Calls::new(telemetry.clone()),
         outbox: Outbox::start(bus.client().clone(), telemetry.clone()),
         publisher: Publisher::start(bus.client().clone(), telemetry.clone()),
-        writer: Writer::new(store, bus.clone(), sure_rx.clone(), heard_tx, telemetry.clone(), ended.clone()),
+        writer: Writer::start(store, bus.clone(), sure_rx.clone(), heard_tx, telemetry.clone(), ended.clone()).await?,
     };
     // No write of this term is attempted once it is over.
     let _ended = ended.drop_guard();

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the bus cannot be used as it is, or another scheduler takes the lease.
 pub fn main(args: Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread: the leader is one task, and what surrounds it costs less than waking another thread for each message.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(2)
         .thread_name("scheduler")
         .enable_all()

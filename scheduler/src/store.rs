@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::{Client, HeaderMap, Message, header};
 use bytes::Bytes;
 use podbus_common::subject::{BUCKET, BUCKET_STREAM};
 use podbus_scheduler_leader::{Failed, Stored};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -23,8 +24,10 @@ const OPERATION_HEADER: &str = "KV-Operation";
 const PURGE: &str = "PURGE";
 /// JetStream's code for a stream that is not there.
 const STREAM_NOT_FOUND: u64 = 10_059;
+/// JetStream's code for a key that has another revision than the one expected.
+const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// How long one attempt waits for its ack.
-const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How the stream behind the bucket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,7 @@ pub(crate) struct StreamState {
 /// Writes under one term's epoch. Clones share the connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
+    client: Client,
     jetstream: jetstream::Context,
     stream: Stream<()>,
     epoch: u64,
@@ -53,7 +57,7 @@ impl Store {
     /// The bucket must exist.
     pub(crate) async fn open(jetstream: jetstream::Context, epoch: u64) -> anyhow::Result<Self> {
         let stream = jetstream.get_stream_no_info(BUCKET_STREAM).await?;
-        Ok(Self { jetstream, stream, epoch, acked: Arc::default() })
+        Ok(Self { client: jetstream.client(), jetstream, stream, epoch, acked: Arc::default() })
     }
 
     /// The same bucket, written under another epoch.
@@ -64,7 +68,7 @@ impl Store {
     /// The same bucket over another connection.
     pub(crate) async fn over(&self, jetstream: jetstream::Context) -> anyhow::Result<Self> {
         let stream = jetstream.get_stream_no_info(BUCKET_STREAM).await?;
-        Ok(Self { jetstream, stream, ..self.clone() })
+        Ok(Self { client: jetstream.client(), jetstream, stream, ..self.clone() })
     }
 
     /// The stream behind the bucket.
@@ -101,28 +105,51 @@ impl Store {
         expected: u64,
         patience: Duration,
     ) -> Result<u64, Failed> {
-        let mut headers = HeaderMap::new();
-        headers.insert(EPOCH_HEADER, self.epoch.to_string());
-        if value.is_none() {
-            // Without a rollup: a key has one message anyway, and the purge that nats-server makes of a rollup has 2.9
-            // skip what consumers of all keys have not read yet.
-            headers.insert(OPERATION_HEADER, PURGE);
-        }
         let message = PublishMessage::build()
             .payload(value.cloned().unwrap_or_default())
-            .headers(headers)
-            .expected_last_subject_sequence(expected);
+            .headers(self.headers(value.is_none(), expected));
         let acked = timeout(patience, async {
             self.jetstream.send_publish(format!("$KV.{BUCKET}.{key}"), message).await?.await
         });
         match acked.await {
             Ok(Ok(ack)) => {
-                self.acked.fetch_max(ack.sequence, Ordering::Relaxed);
+                self.note_acked(ack.sequence);
                 Ok(ack.sequence)
             }
             Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => Err(Failed::Conflict),
             Ok(Err(_)) | Err(_) => Err(Failed::Unknown),
         }
+    }
+
+    /// Publishes one attempt; its ack goes to `reply`, and [`outcome`] reads it.
+    pub(crate) async fn publish(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expected: u64,
+        reply: String,
+    ) -> Result<(), Failed> {
+        let headers = self.headers(value.is_none(), expected);
+        let subject = format!("$KV.{BUCKET}.{key}");
+        let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, value.unwrap_or_default());
+        sent.await.map_err(|_| Failed::Unknown)
+    }
+
+    fn headers(&self, purge: bool, expected: u64) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(EPOCH_HEADER, self.epoch.to_string());
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        if purge {
+            // Without a rollup: a key has one message anyway, and the purge that nats-server makes of a rollup has 2.9
+            // skip what consumers of all keys have not read yet.
+            headers.insert(OPERATION_HEADER, PURGE);
+        }
+        headers
+    }
+
+    /// A write was acknowledged to this process.
+    pub(crate) fn note_acked(&self, revision: u64) {
+        self.acked.fetch_max(revision, Ordering::Relaxed);
     }
 
     /// The newest message of a key, from the stream's leader and never from a replica.
@@ -155,6 +182,30 @@ impl Store {
     pub(crate) async fn compact(&self, key: &str, marker_revision: u64) -> anyhow::Result<()> {
         self.stream.purge().sequence(marker_revision + 1).filter(format!("$KV.{BUCKET}.{key}")).await?;
         Ok(())
+    }
+}
+
+/// What JetStream says of a write.
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    error: Option<AckError>,
+}
+
+#[derive(Deserialize)]
+struct AckError {
+    #[serde(default)]
+    err_code: u64,
+}
+
+/// The revision that a write got, of its ack.
+pub(crate) fn outcome(ack: &Message) -> Result<u64, Failed> {
+    match serde_json::from_slice(&ack.payload) {
+        Ok(Ack { error: Some(error), .. }) if error.err_code == WRONG_LAST_SEQUENCE => Err(Failed::Conflict),
+        Ok(Ack { error: None, seq }) if seq > 0 => Ok(seq),
+        // Nobody serves the stream at the moment, or not as it should.
+        _ => Err(Failed::Unknown),
     }
 }
 
