@@ -90,8 +90,11 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// What stands nowhere needs no place.
     pub(super) fn insert(&mut self, path: &str, position: Position) {
-        self.by_path.entry(path.to_owned()).or_insert(position);
+        if position != Position::default() {
+            self.by_path.entry(path.to_owned()).or_insert(position);
+        }
     }
 
     /// The place of a field, or, where it is missing, of the nearest one around it.

@@ -1,5 +1,7 @@
 //! A document against the schema: what fits becomes JSON of the model, what does not becomes a fault.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value as Json};
 
 use super::schema::{self, KUBERNETES_KINDS, Kind, Object, Range};
@@ -89,12 +91,12 @@ impl Walk {
             if let Some(first) = entries[..index].iter().find(|e| e.key == entry.key) {
                 self.repeated(entry, first);
             } else if let Some((name, kind)) = schema.fields.iter().find(|(name, _)| *name == entry.key) {
-                self.places.insert(&self.path.clone(), entry.node.position);
+                self.places.insert(&self.path, entry.node.position);
                 if let Some(value) = self.value(&entry.node, kind) {
                     json.insert((*name).to_owned(), value);
                 }
             } else {
-                self.places.insert(&self.path.clone(), entry.position);
+                self.places.insert(&self.path, entry.position);
                 self.unknown(&entry.key, schema, length);
             }
             self.path.truncate(length);
@@ -176,8 +178,8 @@ impl Walk {
     fn list(&mut self, nodes: &[Node], kind: &Kind) -> Json {
         let mut items = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
-            let length = self.push(&format!("[{index}]"));
-            self.places.insert(&self.path.clone(), node.position);
+            let length = self.push_index(index);
+            self.places.insert(&self.path, node.position);
             if node.value == Value::Null {
                 self.doubt(mismatch(kind, &node.value));
             }
@@ -193,8 +195,8 @@ impl Walk {
     fn map(&mut self, entries: &[Entry], kind: &Kind) -> Json {
         let mut json = Map::new();
         for (index, entry) in entries.iter().enumerate() {
-            let length = self.push(&format!("[{}]", entry.key));
-            self.places.insert(&self.path.clone(), entry.node.position);
+            let length = self.push_index(&entry.key);
+            self.places.insert(&self.path, entry.node.position);
             if let Some(first) = entries[..index].iter().find(|e| e.key == entry.key) {
                 self.repeated(entry, first);
             } else if let Some(value) = self.value(&entry.node, kind) {
@@ -220,14 +222,21 @@ impl Walk {
     }
 
     /// Lengthens the path and returns its length before.
-    fn push(&mut self, segment: &str) -> usize {
+    fn push_field(&mut self, key: &str) -> usize {
         let length = self.path.len();
-        self.path.push_str(segment);
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
         length
     }
 
-    fn push_field(&mut self, key: &str) -> usize {
-        if self.path.is_empty() { self.push(key) } else { self.push(&format!(".{key}")) }
+    /// As [`push_field`](Self::push_field), of a place in a list or of a key in a map.
+    fn push_index(&mut self, index: impl std::fmt::Display) -> usize {
+        let length = self.path.len();
+        // Writing to a String cannot fail.
+        let _ = write!(self.path, "[{index}]");
+        length
     }
 }
 
