@@ -65,9 +65,12 @@ fn run(command: Command, terminal: &Terminal) -> Outcome {
         Command::NodeAgent(service) => service.run(podbus_node_agent::main),
         Command::Sim(service) => service.run(podbus_node_agent::sim::main),
         Command::Load(args) => {
-            // A generator must not wait for what it measures: one thread sends, another reads.
-            let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            threads.block_on(commands::load::run(args, terminal))
+            // One thread, which wakes no other, so that it takes less from what it measures beside it. What it does too
+            // late counts all the same, from when it was due.
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(commands::load::run(args, terminal))
         }
         verb => {
             // One thread: a verb waits for the bus, and must start at once.

@@ -18,9 +18,9 @@ pub const LIST_PAGE_OBJECTS_MAX: usize = 500;
 /// `apply`: the object, as the user wrote it, without defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ApplyRequest {
+pub struct ApplyRequest<Object = Value> {
     /// The object in Kubernetes' shape.
-    pub object: Value,
+    pub object: Object,
     /// Validate and answer as if, without storing.
     #[serde(default)]
     pub dry_run: bool,

@@ -9,10 +9,12 @@ use podbus_common::api::{
     PlanRequest, Status, WATCH_ALIVE_SECONDS, WATCH_SEQUENCE_HEADER, WatchEvent, WatchEventType, WatchReply,
     WatchRequest,
 };
+use podbus_common::model::ListMeta;
 use podbus_common::subject::{self, Verb};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::Bus;
@@ -97,8 +99,18 @@ impl Client {
         object: &Value,
         dry_run: bool,
     ) -> Result<ApplyReply, ApiError> {
-        let request = ApplyRequest { object: object.clone(), dry_run };
-        self.request(Some(namespace), resource, Verb::Apply, &request).await
+        self.apply_as(namespace, resource, object, dry_run).await
+    }
+
+    /// As [`apply`](Self::apply), of who wants to know only some of the object.
+    pub async fn apply_as<Object: DeserializeOwned>(
+        &self,
+        namespace: &str,
+        resource: &str,
+        object: &Value,
+        dry_run: bool,
+    ) -> Result<ApplyReply<Object>, ApiError> {
+        self.request(Some(namespace), resource, Verb::Apply, &ApplyRequest { object, dry_run }).await
     }
 
     /// Reads one object; `namespace` is `None` for nodes.
@@ -152,6 +164,16 @@ impl Client {
         resource: &str,
         request: WatchRequest,
     ) -> impl Stream<Item = Result<WatchEvent, ApiError>> + Send + Unpin + use<> {
+        self.watch_as(namespace, resource, request)
+    }
+
+    /// As [`watch`](Self::watch), of who wants to know only some of each object.
+    pub fn watch_as<Object: DeserializeOwned>(
+        &self,
+        namespace: Option<&str>,
+        resource: &str,
+        request: WatchRequest,
+    ) -> impl Stream<Item = Result<WatchEvent<Object>, ApiError>> + Send + Unpin + use<Object> {
         let watch = Watch {
             client: self.clone(),
             namespace: namespace.map(ToOwned::to_owned),
@@ -233,7 +255,7 @@ impl Drop for OpenWatch {
 }
 
 impl Watch {
-    async fn next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
+    async fn next<Object: DeserializeOwned>(&mut self) -> Option<Result<WatchEvent<Object>, ApiError>> {
         while !self.ended {
             match self.try_next().await {
                 Ok(Some(event)) => return Some(Ok(event)),
@@ -248,7 +270,7 @@ impl Watch {
     }
 
     /// The next event; `None`: a bookmark, or the watch must be opened again.
-    async fn try_next(&mut self) -> Result<Option<WatchEvent>, ApiError> {
+    async fn try_next<Object: DeserializeOwned>(&mut self) -> Result<Option<WatchEvent<Object>>, ApiError> {
         let open = match &mut self.open {
             Some(open) => open,
             none => none.insert(open_watch(&self.client, &self.namespace, &self.resource, &mut self.request).await?),
@@ -263,18 +285,26 @@ impl Watch {
             return Ok(None);
         }
         open.sequence += 1;
-        let event: WatchEvent = serde_json::from_slice(&message.payload)
-            .map_err(|source| ApiError::Decode { subject: message.subject.to_string(), source })?;
+        let unreadable = |source| ApiError::Decode { subject: message.subject.to_string(), source };
+        let event: WatchEvent<&RawValue> = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if event.kind == WatchEventType::Error {
-            let status = serde_json::from_value(event.object)
-                .map_err(|source| ApiError::Decode { subject: message.subject.to_string(), source })?;
+            let status = serde_json::from_str(event.object.get()).map_err(unreadable)?;
             return Err(ApiError::Refused(Box::new(status)));
         }
-        if let Some(version) = event.object["metadata"]["resourceVersion"].as_str() {
-            version.clone_into(&mut self.request.resource_version);
+        let version: Versioned = serde_json::from_str(event.object.get()).map_err(unreadable)?;
+        self.request.resource_version = version.metadata.resource_version;
+        if event.kind == WatchEventType::Bookmark {
+            return Ok(None);
         }
-        Ok((event.kind != WatchEventType::Bookmark).then_some(event))
+        let object = serde_json::from_str(event.object.get()).map_err(unreadable)?;
+        Ok(Some(WatchEvent { kind: event.kind, object }))
     }
+}
+
+/// Of any object.
+#[derive(Deserialize)]
+struct Versioned {
+    metadata: ListMeta,
 }
 
 async fn open_watch(

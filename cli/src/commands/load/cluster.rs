@@ -8,12 +8,50 @@ use futures::StreamExt as _;
 use podbus_common::api::{WatchEventType, WatchRequest};
 use podbus_common::quantity::Quantity;
 use podbus_common_bus::api::Client;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 /// A watch that ended, because it was too slow, is opened again after this.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
+
+/// What a test reads of a pod: it sees each one several times.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SeenPod {
+    metadata: SeenMetadata,
+    spec: SeenSpec,
+    status: SeenStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SeenMetadata {
+    name: String,
+    uid: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SeenSpec {
+    node_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SeenStatus {
+    phase: String,
+    conditions: Vec<SeenCondition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SeenCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
 
 /// Something that a watch showed.
 #[derive(Debug)]
@@ -29,7 +67,7 @@ pub(super) async fn watch(api: Client, namespace: String, selector: String, seen
     let pods = async {
         loop {
             let request = WatchRequest { label_selector: selector.clone(), ..WatchRequest::default() };
-            let mut events = api.watch(Some(&namespace), "pods", request);
+            let mut events = api.watch_as(Some(&namespace), "pods", request);
             while let Some(Ok(event)) = events.next().await {
                 let Some(pod) = pod(&event.object, event.kind == WatchEventType::Deleted) else { continue };
                 if seen.send(pod).await.is_err() {
@@ -53,10 +91,10 @@ pub(super) async fn watch(api: Client, namespace: String, selector: String, seen
     tokio::join!(pods, nodes);
 }
 
-/// Who a pod is and where, of its object: hashes of its UID and its node.
-pub(super) fn identity(object: &Value) -> (u64, Option<u64>) {
-    let node = object["spec"]["nodeName"].as_str().filter(|node| !node.is_empty());
-    (hash(object["metadata"]["uid"].as_str().unwrap_or_default()), node.map(hash))
+/// Who a pod is and where: hashes of its UID and its node.
+pub(super) fn identity(pod: &SeenPod) -> (u64, Option<u64>) {
+    let node = &pod.spec.node_name;
+    (hash(&pod.metadata.uid), (!node.is_empty()).then(|| hash(node)))
 }
 
 fn hash(text: &str) -> u64 {
@@ -66,18 +104,20 @@ fn hash(text: &str) -> u64 {
 }
 
 /// The number of a pod of a test, which ends its name.
-pub(super) fn index_of(object: &Value) -> Option<usize> {
-    object["metadata"]["name"].as_str()?.rsplit('-').next()?.parse().ok()
+pub(super) fn index_of(name: &str) -> Option<usize> {
+    name.rsplit('-').next()?.parse().ok()
 }
 
-fn pod(object: &Value, gone: bool) -> Option<Seen> {
-    let (uid, node) = identity(object);
-    let ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
-    let status = &object["status"];
+fn pod(pod: &SeenPod, gone: bool) -> Option<Seen> {
+    let (uid, node) = identity(pod);
+    let ready = |c: &SeenCondition| c.kind == "Ready" && c.status == "True";
     // What ran to its end between two looks has run.
-    let running = status["phase"] == "Succeeded"
-        || status["phase"] == "Running" && status["conditions"].as_array().is_some_and(|all| all.iter().any(ready));
-    Some(Seen::Pod { index: index_of(object)?, at: Instant::now(), uid, node, running, gone })
+    let running = match pod.status.phase.as_str() {
+        "Succeeded" => true,
+        "Running" => pod.status.conditions.iter().any(ready),
+        _ => false,
+    };
+    Some(Seen::Pod { index: index_of(&pod.metadata.name)?, at: Instant::now(), uid, node, running, gone })
 }
 
 fn node(object: &Value, gone: bool) -> Seen {

@@ -204,7 +204,7 @@ impl Progress<'_> {
                     let name = format!("load-{label}-{index}");
                     let pod = named(&templates[arrival.template], index as u64, &name, &label, &namespace);
                     loop {
-                        let error = match api.apply(&namespace, "pods", &pod, false).await {
+                        let error = match api.apply_as(&namespace, "pods", &pod, false).await {
                             Ok(reply) => {
                                 let (uid, node) = identity(&reply.object);
                                 let created = News::Created { index, at: Instant::now(), uid, node };
@@ -344,7 +344,7 @@ impl Progress<'_> {
         let list = self.run.api.list(Some(&self.run.scenario.namespace), "pods", &request).await?;
         let mut listed = BTreeMap::new();
         for pod in &list.items {
-            *listed.entry(index_of(pod).unwrap_or(usize::MAX)).or_default() += 1;
+            *listed.entry(pod["metadata"]["name"].as_str().and_then(index_of).unwrap_or(usize::MAX)).or_default() += 1;
         }
         let wrong = self.tally.check(self.run.scenario, &listed);
         if wrong.is_empty() {
