@@ -10,7 +10,7 @@ use podbus_common::model::{Node, Pod, PodPhase, PodStatus};
 use podbus_common::subject::{self, Key};
 use podbus_common::{digest, fold};
 
-use crate::kept::{KeptPod, KeptStatus, Templates};
+use crate::kept::{KeptPod, KeptStatus, PodJson, PodTemplate, Templates};
 use crate::record::{NodeRecord, Record, RemovalRecord, StatusRecord};
 use crate::writing::Stored;
 
@@ -45,7 +45,10 @@ impl PodName {
 /// Everything that is stored.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    pods: BTreeMap<PodName, Entry>,
+    /// By name: each decision looks here several times.
+    pods: HashMap<PodName, Entry>,
+    /// The keys of `pods`, in order.
+    names: BTreeSet<PodName>,
     nodes: BTreeMap<String, Arc<NodeRecord>>,
     /// By node, then UID.
     removals: BTreeMap<String, BTreeMap<String, Arc<RemovalRecord>>>,
@@ -58,7 +61,7 @@ pub struct Cluster {
     purged: BTreeMap<u64, String>,
     revision: u64,
     namespaces: HashSet<Arc<str>>,
-    pod_templates: Templates<Pod>,
+    pod_templates: Templates<PodTemplate>,
     status_templates: Templates<PodStatus>,
 }
 
@@ -86,7 +89,7 @@ impl Entry {
 /// The pods that are bound to a node.
 #[derive(Debug, Default)]
 struct OnNode {
-    pods: BTreeSet<PodName>,
+    pods: BTreeMap<PodName, Arc<KeptPod>>,
     /// Of what the node should hold: each heartbeat asks for it.
     digest: OnceLock<[u8; 32]>,
 }
@@ -122,7 +125,7 @@ impl Cluster {
                     Some(Record::Status(status)) => Some(self.kept_status(&name, status)),
                     _ => None,
                 };
-                self.pods.entry(name.clone()).or_default().status = status;
+                self.entry_mut(&name).status = status;
                 self.set_revision(&name, revision, |entry| &mut entry.status_revision);
             }
             (other, record) => {
@@ -168,11 +171,20 @@ impl Cluster {
         self.pods.get_key_value(&name).map_or(name, |(there, _)| there.clone())
     }
 
+    /// The entry of a name, which is new where nothing was known of it.
+    fn entry_mut(&mut self, name: &PodName) -> &mut Entry {
+        if !self.pods.contains_key(name) {
+            self.names.insert(name.clone());
+        }
+        self.pods.entry(name.clone()).or_default()
+    }
+
     fn set_revision(&mut self, name: &PodName, revision: u64, of: impl Fn(&mut Entry) -> &mut u64) {
-        let entry = self.pods.entry(name.clone()).or_default();
+        let entry = self.entry_mut(name);
         let before = std::mem::replace(of(entry), revision);
         if entry.is_empty() {
             self.pods.remove(name);
+            self.names.remove(name);
         }
         self.purged.remove(&before);
     }
@@ -191,10 +203,10 @@ impl Cluster {
         self.by_uid.insert(Arc::clone(&pod.uid), name.clone());
         if !pod.node().is_empty() {
             let on_node = self.by_node.entry(pod.node().to_owned()).or_default();
-            on_node.pods.insert(name.clone());
+            on_node.pods.insert(name.clone(), Arc::clone(&pod));
             on_node.digest.take();
         }
-        self.pods.entry(name.clone()).or_default().pod = Some(pod);
+        self.entry_mut(name).pod = Some(pod);
     }
 
     fn kept_status(&mut self, name: &PodName, status: Arc<StatusRecord>) -> Arc<KeptStatus> {
@@ -235,20 +247,19 @@ impl Cluster {
 
     /// All pods, by name.
     pub(crate) fn pods(&self) -> impl Iterator<Item = (&PodName, &Arc<KeptPod>)> {
-        self.pods.iter().filter_map(|(name, entry)| Some((name, entry.pod.as_ref()?)))
+        self.names.iter().filter_map(|name| Some((name, self.kept(name)?)))
     }
 
     /// Pods that come after `name`, in order.
     pub(crate) fn pods_after<'a>(&'a self, name: Option<&PodName>) -> impl Iterator<Item = &'a PodName> + use<'a> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = name.map_or(Unbounded, |name| Excluded(name.clone()));
-        self.pods.range((from, Unbounded)).filter(|(_, entry)| entry.pod.is_some()).map(|(name, _)| name)
+        self.names.range((from, Unbounded)).filter(|name| self.kept(name).is_some())
     }
 
     /// The pods that are bound to a node.
     pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = (&PodName, &Arc<KeptPod>)> {
-        let names = self.by_node.get(node).into_iter().flat_map(|on_node| &on_node.pods);
-        names.filter_map(|name| Some((name, self.kept(name)?)))
+        self.by_node.get(node).into_iter().flat_map(|on_node| &on_node.pods)
     }
 
     /// Of what a node should hold.
@@ -277,7 +288,7 @@ impl Cluster {
     /// Statuses whose pod is gone: garbage, once everything is read.
     pub(crate) fn orphaned_statuses(&self) -> impl Iterator<Item = &PodName> {
         let orphaned = |entry: &Entry| entry.status.is_some() && entry.status().is_none();
-        self.pods.iter().filter(move |(_, entry)| orphaned(entry)).map(|(name, _)| name)
+        self.names.iter().filter(move |name| self.entry(name).is_some_and(orphaned))
     }
 
     /// The node of this name.
@@ -336,8 +347,8 @@ impl Cluster {
     /// All that has a value, by key.
     pub(crate) fn records(&self) -> impl Iterator<Item = (String, Record)> {
         let pods = self.pods().map(|(name, pod)| (name.key(), Record::Pod(Arc::new(pod.pod(name)))));
-        let statuses = self.pods.iter().filter_map(|(name, entry)| {
-            let status = entry.status.as_ref()?;
+        let statuses = self.names.iter().filter_map(|name| {
+            let status = self.entry(name)?.status.as_ref()?;
             Some((name.status_key(), Record::Status(Arc::new(status.record()))))
         });
         let nodes = self.nodes.iter().map(|(name, node)| (subject::node_key(name), Record::Node(Arc::clone(node))));
@@ -375,11 +386,6 @@ impl Cluster {
 // === What is shown ===
 
 impl Cluster {
-    /// A pod as a client sees it: intent and status, under the higher of their revisions.
-    pub(crate) fn shown_pod(&self, name: &PodName) -> Option<Pod> {
-        self.seen_pod(name).map(|seen| seen.shown())
-    }
-
     /// A pod as it is now, without a copy of it.
     pub(crate) fn seen_pod(&self, name: &PodName) -> Option<SeenPod> {
         let (name, entry) = self.pods.get_key_value(name)?;
@@ -408,31 +414,32 @@ pub(crate) struct SeenPod {
 }
 
 impl SeenPod {
-    /// As a client sees it.
-    pub(crate) fn shown(&self) -> Pod {
-        let mut pod = self.pod.pod(&self.name);
-        pod.metadata.resource_version = self.revision.to_string();
-        let status = self.status.as_ref().map(|status| status.record().status);
-        pod.status = Some(shown_status(&pod, status));
-        pod
+    /// As a client sees it: intent and status, under the higher of their revisions.
+    pub(crate) fn shown(&self) -> PodJson<'_> {
+        let mut shown = self.pod.json(&self.name);
+        shown.metadata.resource_version = self.revision.to_string();
+        shown.status = Some(self.shown_status());
+        shown
     }
 
     /// As `status.phase` says.
     pub(crate) fn phase(&self) -> PodPhase {
         self.status.as_ref().map_or(PodPhase::Pending, |status| status.phase())
     }
-}
 
-/// The status before any report is what follows from the binding: it costs no write of its own.
-fn shown_status(pod: &Pod, status: Option<PodStatus>) -> PodStatus {
-    let born = pod.metadata.creation_timestamp.unwrap_or_default();
-    let scheduled =
-        |status: &PodStatus| status.conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "True");
-    match (status, pod.spec.node_name.is_empty()) {
-        (Some(status), false) if !scheduled(&status) => fold::bound(pod, Some(&status), born),
-        (Some(status), _) => status,
-        (None, false) => fold::bound(pod, None, born),
-        (None, true) => fold::unbound(pod),
+    /// The status before any report is what follows from the binding: it costs no write of its own.
+    fn shown_status(&self) -> PodStatus {
+        let status = self.status.as_ref().map(|status| status.record().status);
+        let pod = || self.pod.pod(&self.name);
+        let born = self.pod.created().unwrap_or_default();
+        let scheduled =
+            |status: &PodStatus| status.conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "True");
+        match (status, self.pod.node().is_empty()) {
+            (Some(status), false) if !scheduled(&status) => fold::bound(&pod(), Some(&status), born),
+            (Some(status), _) => status,
+            (None, false) => fold::bound(&pod(), None, born),
+            (None, true) => fold::unbound(&pod()),
+        }
     }
 }
 
@@ -457,9 +464,9 @@ mod tests {
         cluster.apply("pods.default.web", pod("new", ""), 2);
         assert!(cluster.status(&name).is_none());
         assert_eq!(cluster.orphaned_statuses().count(), 1);
-        assert_eq!(cluster.shown_pod(&name).unwrap().metadata.resource_version, "2");
+        assert_eq!(cluster.seen_pod(&name).unwrap().revision, 2);
         cluster.apply("podstatus.default.web", status("new"), 3);
-        assert_eq!(cluster.shown_pod(&name).unwrap().metadata.resource_version, "3");
+        assert_eq!(cluster.seen_pod(&name).unwrap().revision, 3);
     }
 
     #[test]

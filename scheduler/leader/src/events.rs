@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
 
 use podbus_common::model::{Event, EventSource, EventType, Node, ObjectMeta, ObjectReference, Pod, Timestamp};
 use podbus_common::proto::NodeEvent;
@@ -191,12 +192,11 @@ fn hash(parts: [&str; 6]) -> String {
 /// Folds repeats: the same thing said again keeps the name and the first time of the first, and counts on.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
-    known: HashMap<Repeat, Known>,
-    order: VecDeque<Repeat>,
+    /// By a hash of what makes two events the same. Of so few no two meet by chance, and nobody can choose them to.
+    known: HashMap<u64, Known>,
+    order: VecDeque<u64>,
+    hasher: RandomState,
 }
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Repeat([String; 6]);
 
 #[derive(Debug)]
 struct Known {
@@ -204,31 +204,25 @@ struct Known {
     name: String,
     first: Option<Timestamp>,
     count: u32,
-    /// Of the last.
-    last_name: String,
+    /// Of the last, unless it is the first.
+    last_name: Option<String>,
     last: Option<Timestamp>,
 }
 
 impl Recorder {
     /// `event`, as it is published; `None` for a second delivery: a node repeats what was not acked to it yet.
     pub(crate) fn record(&mut self, mut event: Event) -> Option<Event> {
-        let about = &event.involved_object;
-        let repeat = Repeat([
-            format!("{}/{}/{}", about.kind, about.namespace, about.name),
-            about.uid.clone(),
-            about.field_path.clone(),
-            event.reason.clone(),
-            event.message.clone(),
-            event.source.host.clone(),
-        ]);
+        let ObjectReference { kind, namespace, name, uid, field_path, .. } = &event.involved_object;
+        let said = (&event.reason, &event.message, &event.source.host);
+        let repeat = self.hasher.hash_one((kind, namespace, name, uid, field_path, said));
         if let Some(known) = self.known.get_mut(&repeat) {
-            if known.last_name == event.metadata.name || event.last_timestamp <= known.last {
+            let last_name = known.last_name.as_ref().unwrap_or(&known.name);
+            if *last_name == event.metadata.name || event.last_timestamp <= known.last {
                 return None;
             }
             known.count += 1;
             known.last = event.last_timestamp;
-            known.last_name.clone_from(&event.metadata.name);
-            event.metadata.name.clone_from(&known.name);
+            known.last_name = Some(std::mem::replace(&mut event.metadata.name, known.name.clone()));
             event.first_timestamp = known.first;
             event.count = known.count;
             return Some(event);
@@ -237,10 +231,10 @@ impl Recorder {
             name: event.metadata.name.clone(),
             first: event.first_timestamp,
             count: 1,
-            last_name: event.metadata.name.clone(),
+            last_name: None,
             last: event.last_timestamp,
         };
-        self.known.insert(repeat.clone(), known);
+        self.known.insert(repeat, known);
         self.order.push_back(repeat);
         if self.order.len() > REMEMBERED_MAX
             && let Some(oldest) = self.order.pop_front()

@@ -8,6 +8,7 @@ use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE, set_defaults};
 use podbus_common::manifest;
 use podbus_common::model::{Pod, Timestamp};
 use podbus_common::validation::{FieldError, inherit, invalid_message, validate_pod, validate_update};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::binding;
@@ -185,7 +186,7 @@ fn keep_default_tolerations(stored: &Pod, asked: &mut Pod) {
 }
 
 /// The answer to an apply.
-pub(crate) fn reply(result: ApplyResult, pod: &Pod) -> Result<Bytes, Status> {
+pub(crate) fn reply(result: ApplyResult, pod: &impl Serialize) -> Result<Bytes, Status> {
     query::to_json(&ApplyReply { result, object: pod })
 }
 

@@ -4,11 +4,14 @@
 //! which all that have the same share. Taken together they are what was put in.
 
 use std::collections::HashSet;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::mem;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
-use podbus_common::model::{Pod, PodPhase, PodStatus, Timestamp};
+use podbus_common::model::{ObjectMeta, Pod, PodPhase, PodSpec, PodStatus, Timestamp};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::cluster::PodName;
 use crate::record::StatusRecord;
@@ -54,11 +57,60 @@ pub(crate) struct KeptPod {
     deletion: Option<Timestamp>,
     grace_seconds: Option<u32>,
     /// All else, the node too.
-    template: Arc<Pod>,
+    template: Arc<PodTemplate>,
+}
+
+/// What pods have in common that are alike.
+#[derive(Debug)]
+pub(crate) struct PodTemplate {
+    pod: Pod,
+    /// Of its spec: it is said often, and is most of what is said.
+    spec_json: OnceLock<Box<RawValue>>,
+}
+
+impl Deref for PodTemplate {
+    type Target = Pod;
+
+    fn deref(&self) -> &Pod {
+        &self.pod
+    }
+}
+
+impl PartialEq for PodTemplate {
+    fn eq(&self, other: &Self) -> bool {
+        self.pod == other.pod
+    }
+}
+
+impl Eq for PodTemplate {}
+
+impl Hash for PodTemplate {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pod.hash(state);
+    }
+}
+
+/// A pod as JSON, without a copy of its spec.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodJson<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    pub(crate) metadata: ObjectMeta,
+    spec: SpecJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<PodStatus>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum SpecJson<'a> {
+    Known(&'a RawValue),
+    Own(&'a PodSpec),
 }
 
 impl KeptPod {
-    pub(crate) fn new(pod: Arc<Pod>, templates: &mut Templates<Pod>) -> Self {
+    pub(crate) fn new(pod: Arc<Pod>, templates: &mut Templates<PodTemplate>) -> Self {
         let mut template = Arc::unwrap_or_clone(pod);
         let own = &mut template.metadata;
         own.name.clear();
@@ -69,24 +121,43 @@ impl KeptPod {
             created: own.creation_timestamp.take(),
             deletion: own.deletion_timestamp.take(),
             grace_seconds: own.deletion_grace_period_seconds.take(),
-            template: templates.share(template),
+            template: templates.share(PodTemplate { pod: template, spec_json: OnceLock::new() }),
         }
     }
 
     /// As it was put in.
     pub(crate) fn pod(&self, name: &PodName) -> Pod {
-        let mut pod = Pod::clone(&self.template);
-        pod.metadata.name = name.name.to_string();
-        pod.metadata.uid = self.uid.to_string();
-        pod.metadata.generation = self.generation;
-        pod.metadata.creation_timestamp = self.created;
-        pod.metadata.deletion_timestamp = self.deletion;
-        pod.metadata.deletion_grace_period_seconds = self.grace_seconds;
-        pod
+        Pod { metadata: self.metadata(name), ..self.template.pod.clone() }
+    }
+
+    /// As it was put in, to be written.
+    pub(crate) fn json(&self, name: &PodName) -> PodJson<'_> {
+        let Pod { api_version, kind, spec, .. } = &self.template.pod;
+        // Templates that one pod has alone are not worth the memory: two more have it, the set of all and this one.
+        let known = if Arc::strong_count(&self.template) > 2 && self.template.spec_json.get().is_none() {
+            // A spec that was read from JSON is JSON.
+            to_raw_value(spec).ok().map(|json| &**self.template.spec_json.get_or_init(|| json))
+        } else {
+            self.template.spec_json.get().map(|json| &**json)
+        };
+        let spec = known.map_or(SpecJson::Own(spec), SpecJson::Known);
+        PodJson { api_version, kind, metadata: self.metadata(name), spec, status: None }
+    }
+
+    fn metadata(&self, name: &PodName) -> ObjectMeta {
+        ObjectMeta {
+            name: name.name.to_string(),
+            uid: self.uid.to_string(),
+            generation: self.generation,
+            creation_timestamp: self.created,
+            deletion_timestamp: self.deletion,
+            deletion_grace_period_seconds: self.grace_seconds,
+            ..self.template.pod.metadata.clone()
+        }
     }
 
     /// What it has in common with others: its spec and its labels, but no name and no moment.
-    pub(crate) fn template(&self) -> &Arc<Pod> {
+    pub(crate) fn template(&self) -> &Arc<PodTemplate> {
         &self.template
     }
 
@@ -219,7 +290,10 @@ mod tests {
         let kept = ["one", "two"].map(|name| KeptPod::new(pod(name, name), &mut templates));
         assert!(Arc::ptr_eq(&kept[0].template, &kept[1].template));
         for (kept, name) in kept.iter().zip(["one", "two"]) {
-            assert_eq!(kept.pod(&PodName::new("a", name)), *pod(name, name));
+            let key = PodName::new("a", name);
+            assert_eq!(kept.pod(&key), *pod(name, name));
+            let json = serde_json::to_vec(&kept.json(&key)).unwrap();
+            assert_eq!(serde_json::from_slice::<Pod>(&json).unwrap(), *pod(name, name));
         }
     }
 

@@ -68,8 +68,8 @@ pub(crate) fn get(
     match resource {
         Resource::Pods => {
             let name = PodName::new(namespace_of(namespace)?, request.name.as_str());
-            let pod = cluster.shown_pod(&name).ok_or_else(|| not_found("pods", &name.name))?;
-            to_json(&pod)
+            let pod = cluster.seen_pod(&name).ok_or_else(|| not_found("pods", &name.name))?;
+            to_json(&pod.shown())
         }
         Resource::Nodes => {
             let node = cluster.shown_node(&request.name).ok_or_else(|| not_found("nodes", &request.name))?;

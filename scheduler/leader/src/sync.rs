@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use podbus_common::model::Pod;
 use podbus_common::proto::{AssignedPod, HeldPod, Removal, SyncReply, Term, Verdict, verdict};
 
 use crate::cluster::{Cluster, PodName};
+use crate::kept::KeptPod;
 use crate::lineage::Lineage;
 
 /// A reply stays below the 1 MiB that nats-server takes by default.
@@ -41,7 +41,7 @@ pub(crate) fn reply(
         if known.get(&*pod.uid).is_some_and(has_it) {
             continue;
         }
-        let pod = assigned(&pod.pod(name), revision);
+        let pod = assigned(name, pod, revision);
         bytes += pod.pod.len() + 128;
         if bytes > REPLY_BYTES_MAX && !reply.missing.is_empty() {
             reply.more = true;
@@ -53,13 +53,13 @@ pub(crate) fn reply(
 }
 
 /// A pod as it is assigned.
-pub(crate) fn assigned(pod: &Pod, revision: u64) -> AssignedPod {
+pub(crate) fn assigned(name: &PodName, pod: &KeptPod, revision: u64) -> AssignedPod {
     AssignedPod {
-        uid: pod.metadata.uid.clone(),
-        generation: pod.metadata.generation,
+        uid: pod.uid.to_string(),
+        generation: pod.generation,
         revision,
         // A pod that was read from JSON is JSON.
-        pod: serde_json::to_vec(pod).unwrap_or_default().into(),
+        pod: serde_json::to_vec(&pod.json(name)).unwrap_or_default().into(),
     }
 }
 

@@ -22,12 +22,12 @@ impl Leader {
         match effect {
             Effect::Answer(call, result) => self.answer(call, result),
             Effect::AnswerPod(call, name) => {
-                let pod = self.cluster.shown_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
-                self.answer(call, pod.and_then(|pod| query::to_json(&pod)));
+                let pod = self.cluster.seen_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
+                self.answer(call, pod.and_then(|pod| query::to_json(&pod.shown())));
             }
             Effect::AnswerApplied(call, result, name) => {
-                let pod = self.cluster.shown_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
-                self.answer(call, pod.and_then(|pod| intake::reply(result, &pod)));
+                let pod = self.cluster.seen_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
+                self.answer(call, pod.and_then(|pod| intake::reply(result, &pod.shown())));
             }
             Effect::Ack(batch, ack) => self.ack(batch, ack),
             Effect::Assign(name) => self.assign(&name),
@@ -60,13 +60,13 @@ impl Leader {
     }
 
     fn assign(&mut self, name: &PodName) {
-        let Some(pod) = self.cluster.pod(name) else { return };
-        self.creating.remove(&pod.metadata.uid);
-        if pod.metadata.deletion_timestamp.is_some() {
-            self.core.set_terminating(&pod.metadata.uid);
+        let Some(pod) = self.cluster.kept(name).cloned() else { return };
+        self.creating.remove(&*pod.uid);
+        if pod.is_terminating() {
+            self.core.set_terminating(&pod.uid);
         }
-        let assigned = vec![sync::assigned(&pod, self.cluster.pod_revision(name))];
-        self.send_assignment(&pod.spec.node_name, Assignment { assigned, ..Default::default() });
+        let assigned = vec![sync::assigned(name, &pod, self.cluster.pod_revision(name))];
+        self.send_assignment(pod.node(), Assignment { assigned, ..Default::default() });
     }
 
     pub(super) fn assign_removal(&mut self, node: &str, removal: Removal) {
