@@ -139,6 +139,32 @@ async fn open(session: &Session, node: &str, kind: Kind, image: &str) -> Outcome
     opened.map_err(|error| stream_failure(error, node))
 }
 
+/// Works on all nodes at once, with a bar each: what came of it, and what failed.
+async fn with_progress<T>(
+    nodes: &[String],
+    work: impl AsyncFn(&str, &NodeBar) -> Outcome<T>,
+    said: impl Fn(&T) -> String,
+) -> (Vec<T>, Vec<Failure>) {
+    let progress = Progress::new(nodes);
+    let mut working: FuturesUnordered<_> =
+        nodes.iter().map(async |node| (node, work(node, &progress.bar(node)).await)).collect();
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    while let Some((node, result)) = working.next().await {
+        match result {
+            Ok(result) => {
+                progress.done(node, &said(&result));
+                results.push(result);
+            }
+            Err(failure) => {
+                progress.failed(node);
+                failures.push(failure.on(node));
+            }
+        }
+    }
+    progress.finish();
+    (results, failures)
+}
+
 /// A chunk's JSON; `None` when it is of another kind, an error when the node gave up.
 fn json<T: serde::de::DeserializeOwned>(chunk: &Chunk) -> Outcome<Option<T>> {
     match chunk.kind() {
@@ -154,29 +180,9 @@ async fn load(args: LoadArgs, terminal: &Terminal) -> Outcome {
     let archive = Archive::open(&args.file)?;
     let session = Session::connect(&args.nodes.bus).await?;
     let nodes = nodes(&session, &args.nodes, terminal).await?;
-    let progress = Progress::new(&nodes);
-    let mut loading: FuturesUnordered<_> = nodes
-        .iter()
-        .map(|node| {
-            let bar = progress.bar(node);
-            let (session, archive, name) = (&session, &archive, &args.name);
-            async move { (node, load_on(session, node, archive, name, &bar).await) }
-        })
-        .collect();
-    let (mut loaded, mut failures) = (Vec::new(), Vec::new());
-    while let Some((node, result)) = loading.next().await {
-        match result {
-            Ok(names) => {
-                progress.done(node, &format!("loaded {}", names.join(", ")));
-                loaded.extend(names);
-            }
-            Err(failure) => {
-                progress.failed(node);
-                failures.push(failure.on(node));
-            }
-        }
-    }
-    progress.finish();
+    let work = async |node: &str, bar: &NodeBar| load_on(&session, node, &archive, &args.name, bar).await;
+    let (loaded, failures) = with_progress(&nodes, work, |names| format!("loaded {}", names.join(", "))).await;
+    let mut loaded = loaded.concat();
     loaded.sort();
     loaded.dedup();
     terminal.print(&loaded.iter().map(|name| format!("Loaded image: {name}\n")).collect::<String>())?;
@@ -266,29 +272,8 @@ async fn load_on(session: &Session, node: &str, archive: &Archive, name: &str, b
 async fn pull(args: NameArgs, terminal: &Terminal) -> Outcome {
     let session = Session::connect(&args.nodes.bus).await?;
     let nodes = nodes(&session, &args.nodes, terminal).await?;
-    let progress = Progress::new(&nodes);
-    let mut pulling: FuturesUnordered<_> = nodes
-        .iter()
-        .map(|node| {
-            let bar = progress.bar(node);
-            let (session, image) = (&session, &args.image);
-            async move { (node, pull_on(session, node, image, &bar).await) }
-        })
-        .collect();
-    let (mut pulled, mut failures) = (Vec::new(), Vec::new());
-    while let Some((node, result)) = pulling.next().await {
-        match result {
-            Ok(id) => {
-                progress.done(node, &format!("pulled {}", args.image));
-                pulled.push(id);
-            }
-            Err(failure) => {
-                progress.failed(node);
-                failures.push(failure.on(node));
-            }
-        }
-    }
-    progress.finish();
+    let work = async |node: &str, bar: &NodeBar| pull_on(&session, node, &args.image, bar).await;
+    let (mut pulled, failures) = with_progress(&nodes, work, |_| format!("pulled {}", args.image)).await;
     pulled.sort();
     pulled.dedup();
     for id in pulled {
