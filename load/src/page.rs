@@ -31,17 +31,7 @@ pub fn render(reports: &[&Report]) -> String {
 
 fn single(page: &mut String, report: &Report) {
     let _ = writeln!(page, "<p class=\"sub\">{}</p>", escape(&report.started));
-    let running = report.latency("running");
-    let tile = |value: String, what: &str| format!("<div class=\"tile\"><b>{value}</b><span>{what}</span></div>");
-    let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} ms"));
-    page.push_str("<div class=\"tiles\">");
-    page.push_str(&tile(report.ran.to_string(), &format!("of {} pods ran", report.asked)));
-    if let Some(rate) = report.throughput.get("running") {
-        page.push_str(&tile(format!("{rate:.0}/s"), "due to running"));
-    }
-    page.push_str(&tile(ms(running.map(|l| l.p50_ms)), "p50, due to running"));
-    page.push_str(&tile(ms(running.map(|l| l.p99_ms)), "p99, due to running"));
-    page.push_str("</div>\n");
+    tiles(page, report);
     for missed in &report.missed {
         let _ = writeln!(page, "<p class=\"missed\">Expected, and missed: {}</p>", escape(missed));
     }
@@ -63,28 +53,7 @@ fn single(page: &mut String, report: &Report) {
         "pods",
     );
     curves(page, &[report]);
-    let phases: Vec<_> =
-        report.phases.iter().filter(|phase| phase.offered_per_second > 0.0 && phase.pods > 0).collect();
-    if phases.len() > 1 {
-        let line = |name: &str, colour, of: fn(&crate::report::PhaseFigures) -> f64| {
-            let mut points: Vec<_> = phases.iter().map(|phase| (phase.offered_per_second, of(phase))).collect();
-            points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            Series { name: name.to_owned(), colour, dashed: false, points, dots: true }
-        };
-        let lines = vec![line("p50", 0, |phase| phase.p50_ms), line("p99", 3, |phase| phase.p99_ms)];
-        let drawn = Chart {
-            x: (Scale::Linear, "offered, pods/s"),
-            y: (Scale::Log, "due to running, ms"),
-            series: lines,
-            marks: Vec::new(),
-        };
-        figure(
-            page,
-            "Latency against offered rate",
-            "Where the lines turn up is the knee: below it the system keeps pace.",
-            &drawn,
-        );
-    }
+    knee(page, report);
     let waiting = vec![
         of("waiting for a node", 1, |s| count(s.created.saturating_sub(s.bound))),
         of("waiting to run", 2, |s| count(s.bound.saturating_sub(s.running))),
@@ -103,6 +72,46 @@ fn single(page: &mut String, report: &Report) {
             "nodes",
         );
     }
+}
+
+fn tiles(page: &mut String, report: &Report) {
+    let running = report.latency("running");
+    let tile = |value: String, what: &str| format!("<div class=\"tile\"><b>{value}</b><span>{what}</span></div>");
+    let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} ms"));
+    page.push_str("<div class=\"tiles\">");
+    page.push_str(&tile(report.ran.to_string(), &format!("of {} pods ran", report.asked)));
+    if let Some(rate) = report.throughput.get("running") {
+        page.push_str(&tile(format!("{rate:.0}/s"), "due to running"));
+    }
+    page.push_str(&tile(ms(running.map(|l| l.p50_ms)), "p50, due to running"));
+    page.push_str(&tile(ms(running.map(|l| l.p99_ms)), "p99, due to running"));
+    page.push_str("</div>\n");
+}
+
+fn knee(page: &mut String, report: &Report) {
+    let phases: Vec<_> =
+        report.phases.iter().filter(|phase| phase.offered_per_second > 0.0 && phase.pods > 0).collect();
+    if phases.len() < 2 {
+        return;
+    }
+    let line = |name: &str, colour, of: fn(&crate::report::PhaseFigures) -> f64| {
+        let mut points: Vec<_> = phases.iter().map(|phase| (phase.offered_per_second, of(phase))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series { name: name.to_owned(), colour, dashed: false, points, dots: true }
+    };
+    let lines = vec![line("p50", 0, |phase| phase.p50_ms), line("p99", 3, |phase| phase.p99_ms)];
+    let drawn = Chart {
+        x: (Scale::Linear, "offered, pods/s"),
+        y: (Scale::Log, "due to running, ms"),
+        series: lines,
+        marks: Vec::new(),
+    };
+    figure(
+        page,
+        "Latency against offered rate",
+        "Where the lines turn up is the knee: below it the system keeps pace.",
+        &drawn,
+    );
 }
 
 fn several(page: &mut String, reports: &[&Report]) {

@@ -214,16 +214,10 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, Vec<Fault>> {
         wrong("name", "Required value");
     }
     let namespace = written.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let mut arrival = Vec::new();
     if written.arrival.is_empty() {
         wrong("arrival", "Required value: say when pods arrive");
     }
-    for (index, phase) in written.arrival.iter().enumerate() {
-        match read_phase(phase) {
-            Ok(phase) => arrival.push(phase),
-            Err((field, message)) => wrong(&format!("arrival[{index}].{field}"), &message),
-        }
-    }
+    let arrival = read_each("arrival", &written.arrival, read_phase, &mut wrong);
     let asked = arrival.iter().map(Phase::pods).fold(written.before, u64::saturating_add);
     if asked > PODS_MAX {
         wrong("arrival", &format!("asks for {asked} pods; a scenario may have {PODS_MAX}"));
@@ -244,25 +238,9 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, Vec<Fault>> {
     if !pods.is_empty() && pods.iter().all(|template| template.weight == 0) {
         wrong("pods", "at least one kind must have a weight above 0");
     }
-    let time = |text: &Option<String>| text.as_deref().map(duration).transpose();
-    let lifetime = written.lifetime.as_deref().map(str::parse::<Distribution>).transpose();
-    let (lifetime, timeout) = (
-        lifetime.unwrap_or_else(|message| {
-            wrong("lifetime", &message);
-            None
-        }),
-        time(&written.timeout).unwrap_or_else(|message| {
-            wrong("timeout", &message);
-            None
-        }),
-    );
-    let mut expect = Vec::new();
-    for (index, expectation) in written.expect.iter().enumerate() {
-        match read_expectation(expectation) {
-            Ok(expectation) => expect.push(expectation),
-            Err((field, message)) => wrong(&format!("expect[{index}].{field}"), &message),
-        }
-    }
+    let lifetime = read_one("lifetime", written.lifetime.as_deref(), str::parse::<Distribution>, &mut wrong);
+    let timeout = read_one("timeout", written.timeout.as_deref(), duration, &mut wrong);
+    let expect = read_each("expect", &written.expect, read_expectation, &mut wrong);
     if !mistakes.is_empty() {
         mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
         return Err(mistakes);
@@ -278,6 +256,32 @@ pub fn parse(file: &str, text: &str) -> Result<Scenario, Vec<Fault>> {
         timeout: timeout.unwrap_or(TIMEOUT),
         expect,
     })
+}
+
+/// Reads what can be read of a list; `wrong` is told the rest.
+fn read_each<W, T>(
+    list: &str,
+    written: &[W],
+    read: impl Fn(&W) -> Result<T, Wrong>,
+    wrong: &mut impl FnMut(&str, &str),
+) -> Vec<T> {
+    let mut all = Vec::new();
+    for (index, item) in written.iter().enumerate() {
+        match read(item) {
+            Ok(item) => all.push(item),
+            Err((field, message)) => wrong(&format!("{list}[{index}].{field}"), &message),
+        }
+    }
+    all
+}
+
+fn read_one<T>(
+    field: &str,
+    written: Option<&str>,
+    read: impl Fn(&str) -> Result<T, String>,
+    wrong: &mut impl FnMut(&str, &str),
+) -> Option<T> {
+    written.and_then(|text| read(text).map_err(|message| wrong(field, &message)).ok())
 }
 
 fn required(field: &'static str) -> Wrong {
