@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use podbus_common::model::{Pod, Timestamp};
 use podbus_common::proto::{
-    Assignment, Heartbeat, NodeDescription, NodeEvent, PodReport, StatusReply, StatusRequest, SyncReply, SyncRequest,
+    Assignment, Heartbeat, NodeDescription, PodReport, StatusReply, StatusRequest, SyncReply, SyncRequest,
 };
 use prost::Message as _;
 
 use self::link::Link;
 pub use self::link::Refused;
 use crate::admission::NodeOffer;
+use crate::chronicle::node_event;
 use crate::desired::{Applied, DesiredSet, Held};
 use crate::model::{AfterStop, Stop};
 use crate::outbox::{Acked, Outbox};
@@ -167,13 +168,7 @@ impl<J: Journal> Agent<J> {
         now: Now,
     ) -> Self {
         let mut outbox = Outbox::default();
-        outbox.put_node_event(NodeEvent {
-            kind: "Normal".to_owned(),
-            reason: "Starting".to_owned(),
-            message: "Starting podbus node agent.".to_owned(),
-            at_ms: now.wall.unix_ms,
-            ..Default::default()
-        });
+        outbox.put_node_event(node_event("Normal", "Starting", "Starting podbus node agent.", now.wall));
         let mut agent = Self {
             link: Link::new(identity, description, now.instant),
             set,
@@ -445,13 +440,7 @@ impl<J: Journal> Agent<J> {
     fn report_refusal(&mut self, uid: &str) {
         let Some(held) = self.set.get(uid) else { return };
         let Some((reason, message)) = held.failed.clone() else { return };
-        let event = NodeEvent {
-            kind: "Warning".to_owned(),
-            reason: reason.clone(),
-            message: message.clone(),
-            at_ms: self.now.wall.unix_ms,
-            ..Default::default()
-        };
+        let event = node_event("Warning", &reason, &message, self.now.wall);
         self.outbox.put(PodReport {
             uid: uid.to_owned(),
             namespace: held.pod.metadata.namespace.clone(),

@@ -20,40 +20,40 @@ pub struct Chronicle {
     exits: Vec<(u64, String)>,
 }
 
+/// One run of a container, for an event about it.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOf<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The container's name.
+    pub container: &'a str,
+    /// Of the container.
+    pub attempt: u32,
+}
+
+/// An event about the node or a pod.
+pub(crate) fn node_event(kind: &str, reason: &str, message: &str, now: Timestamp) -> NodeEvent {
+    NodeEvent {
+        kind: kind.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        at_ms: now.unix_ms,
+        ..Default::default()
+    }
+}
+
 impl Chronicle {
     /// An event about the pod.
     pub fn event(&mut self, kind: &str, reason: &str, message: &str, now: Timestamp) {
-        self.push(NodeEvent {
-            kind: kind.to_owned(),
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            at_ms: now.unix_ms,
-            ..Default::default()
-        });
+        self.push(node_event(kind, reason, message, now));
     }
 
     /// An event about one run of a container.
-    #[expect(clippy::too_many_arguments, reason = "the fields of an event, each of its own kind")]
-    pub fn container_event(
-        &mut self,
-        kind: &str,
-        reason: &str,
-        message: &str,
-        pod: &Pod,
-        container: &str,
-        attempt: u32,
-        now: Timestamp,
-    ) {
+    pub fn container_event(&mut self, of: RunOf<'_>, kind: &str, reason: &str, message: &str, now: Timestamp) {
+        let RunOf { pod, container, attempt } = of;
         let init = find_container(pod, container).is_some_and(|(kind, _)| kind != ContainerKind::Regular);
-        self.push(NodeEvent {
-            kind: kind.to_owned(),
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            container: container.to_owned(),
-            init,
-            attempt,
-            at_ms: now.unix_ms,
-        });
+        let container = container.to_owned();
+        self.push(NodeEvent { container, init, attempt, ..node_event(kind, reason, message, now) });
     }
 
     fn push(&mut self, event: NodeEvent) {

@@ -7,7 +7,7 @@ use podbus_common::model::{Pod, PodPhase, Timestamp};
 use podbus_common::proto::PodReport;
 use serde_json::value::RawValue;
 
-use crate::chronicle::Chronicle;
+use crate::chronicle::{Chronicle, RunOf};
 use crate::memory::Memory;
 use crate::model::{DesiredPod, Observed, Stop};
 use crate::plan::{Plan, plan};
@@ -114,8 +114,8 @@ impl Sight {
         for (name, waiting) in &self.plan.waiting {
             let (Some(message), Some(run)) = (&waiting.backoff_event, self.observed.latest(name)) else { continue };
             if told.insert(run.id.clone()) {
-                let pod = &self.wanted.pod;
-                chronicle.container_event("Warning", "BackOff", message, pod, name, run.attempt, now);
+                let of = RunOf { pod: &self.wanted.pod, container: name, attempt: run.attempt };
+                chronicle.container_event(of, "Warning", "BackOff", message, now);
             }
         }
     }

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use podbus_common::model::{Pod, Timestamp};
+use podbus_common::model::Timestamp;
 use podbus_node_agent_core::agent::Now;
-use podbus_node_agent_core::chronicle::Chronicle;
+use podbus_node_agent_core::chronicle::{Chronicle, RunOf};
 use podbus_node_agent_core::hash::container_hash;
 use podbus_node_agent_core::image::already_present_message;
 use podbus_node_agent_core::memory::Memory;
@@ -292,8 +292,8 @@ impl Worker {
     }
 
     fn tell(&mut self, reason: &str, message: &str, container: &str, attempt: u32, wall: Timestamp) {
-        let pod: &Pod = &self.wanted.pod;
-        self.chronicle.container_event("Normal", reason, message, pod, container, attempt, wall);
+        let of = RunOf { pod: &self.wanted.pod, container, attempt };
+        self.chronicle.container_event(of, "Normal", reason, message, wall);
     }
 
     fn exit(&mut self, id: &str, exit_code: i32, wall: Timestamp) {

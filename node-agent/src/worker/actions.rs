@@ -9,6 +9,7 @@ use futures::future::join_all;
 use podbus_common::fold::qos;
 use podbus_common::model::Timestamp;
 use podbus_common_cri::runtime as v1;
+use podbus_node_agent_core::chronicle::RunOf;
 use podbus_node_agent_core::plan::{Action, Plan, SANDBOX_CHANGED_MESSAGE, StopContainer};
 use podbus_node_agent_core::worker::Sight;
 use tokio::time::timeout;
@@ -134,15 +135,8 @@ impl<R: Runtime> Worker<R> {
         }
         for stop in stops.iter().filter(|stop| self.killing.insert(stop.id.clone())) {
             let attempt = sight.observed.latest(&stop.name).map_or(0, |run| run.attempt);
-            self.chronicle.container_event(
-                "Normal",
-                "Killing",
-                &stop.message,
-                &sight.wanted.pod,
-                &stop.name,
-                attempt,
-                now(),
-            );
+            let of = RunOf { pod: &sight.wanted.pod, container: &stop.name, attempt };
+            self.chronicle.container_event(of, "Normal", "Killing", &stop.message, now());
         }
         let runtime = self.runtime.clone();
         let calls = stops.iter().map(|stop| runtime.stop_container(&stop.id, stop.grace_seconds));

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use podbus_common::model::{Container, Pod, Timestamp};
 use podbus_common_cri::runtime as v1;
+use podbus_node_agent_core::chronicle::RunOf;
 use podbus_node_agent_core::environment::hostname;
 use podbus_node_agent_core::memory::StartFailure;
 use podbus_node_agent_core::model::{ContainerKind, all_containers, find_container};
@@ -114,7 +115,8 @@ impl<R: Runtime> Worker<R> {
 
     /// An event about a run.
     pub(super) fn tell(&mut self, run: &Run<'_>, kind: &str, reason: &str, message: &str) {
-        self.chronicle.container_event(kind, reason, message, run.pod, &run.container.name, run.attempt, now());
+        let of = RunOf { pod: run.pod, container: &run.container.name, attempt: run.attempt };
+        self.chronicle.container_event(of, kind, reason, message, now());
     }
 
     fn config(&self, run: &Run<'_>, image: &v1::Image) -> Result<v1::ContainerConfig, StartFailure> {
