@@ -11,7 +11,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::client::Wanted;
+use super::client::{Client, Wanted};
 use super::negotiate::{Carrier, choose, refusal};
 use super::token::Tokens;
 use super::{Admitted, attach, exec, forward, spdy, websocket};
@@ -83,22 +83,12 @@ async fn run(runtime: &Arc<Runtime>, admitted: Admitted, carrier: Carrier, io: I
         Admitted::Exec { container, request } => {
             let wanted =
                 Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
-            let run = async |client| exec::run(runtime, &container, &request, client).await;
-            match carrier {
-                Carrier::WebSocket { version, base64 } => websocket::command(io, version, base64, wanted, run).await,
-                Carrier::Spdy(version) => spdy::command(io, version, wanted, run).await,
-                Carrier::Tunnel => {} // never chosen for a command
-            }
+            command(io, carrier, wanted, async |client| exec::run(runtime, &container, &request, client).await).await;
         }
         Admitted::Attach { container, request } => {
             let wanted =
                 Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
-            let run = async |client| attach::run(&container, wanted, client).await;
-            match carrier {
-                Carrier::WebSocket { version, base64 } => websocket::command(io, version, base64, wanted, run).await,
-                Carrier::Spdy(version) => spdy::command(io, version, wanted, run).await,
-                Carrier::Tunnel => {}
-            }
+            command(io, carrier, wanted, async |client| attach::run(&container, wanted, client).await).await;
         }
         Admitted::PortForward { sandbox, ports } => match carrier {
             Carrier::Spdy(_) => forward::run(sandbox, io).await,
@@ -108,5 +98,13 @@ async fn run(runtime: &Arc<Runtime>, admitted: Admitted, carrier: Carrier, io: I
             }
             Carrier::WebSocket { base64, .. } => forward::run_channels(sandbox, &ports, base64, io).await,
         },
+    }
+}
+
+async fn command(io: Io, carrier: Carrier, wanted: Wanted, run: impl AsyncFnOnce(Client)) {
+    match carrier {
+        Carrier::WebSocket { version, base64 } => websocket::command(io, version, base64, wanted, run).await,
+        Carrier::Spdy(version) => spdy::command(io, version, wanted, run).await,
+        Carrier::Tunnel => {} // never chosen for a command
     }
 }

@@ -158,12 +158,11 @@ async fn command_in(
     creation: Duration,
 ) {
     let Session { mut events, orders } = session;
-    let (mut streams, mut early) = (Streams::default(), Vec::new());
-    let gathered = timeout(creation, gather(&mut events, &orders, version, wanted, &mut streams, &mut early)).await;
-    if gathered != Ok(true) {
+    let gathered = timeout(creation, gather(&mut events, &orders, version, wanted)).await;
+    let Ok(Some((streams, early))) = gathered else {
         tracing::debug!("a client did not open its streams");
         return;
-    }
+    };
     let (client, Ends { input, output }) = Client::pair();
     let pass_input = async {
         let mut sizes = Sizes::default();
@@ -178,15 +177,14 @@ async fn command_in(
     tokio::join!(run(client), pass_input, pass_output(output, orders, &streams, version));
 }
 
-/// Waits for the streams; `false` where the client has left, or sends too much before.
+/// Waits for the streams, with what came before the last; `None` where the client has left, or sends too much before.
 async fn gather(
     events: &mut mpsc::Receiver<Event>,
     orders: &mpsc::Sender<Order>,
     version: Version,
     wanted: Wanted,
-    streams: &mut Streams,
-    early: &mut Vec<Event>,
-) -> bool {
+) -> Option<(Streams, Vec<Event>)> {
+    let (mut streams, mut early) = (Streams::default(), Vec::new());
     while !streams.is_whole(wanted, version) {
         match events.recv().await {
             Some(Event::Opened { stream, headers }) => {
@@ -198,10 +196,10 @@ async fn gather(
                 }
             }
             Some(event) if early.len() < EARLY_MAX => early.push(event),
-            _ => return false,
+            _ => return None,
         }
     }
-    true
+    Some((streams, early))
 }
 
 /// Hands on what the client did. What a process does not read any more is dropped.
