@@ -317,16 +317,12 @@ impl Host {
     /// The process id of a container's first process.
     pub(crate) async fn pid(&mut self, id: &str) -> i32 {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
-        let info = self.cri.container_status(request).await.unwrap().into_inner().info;
-        i32::try_from(serde_json::from_str::<serde_json::Value>(&info["info"]).unwrap()["pid"].as_i64().unwrap())
-            .unwrap()
+        pid_in(&self.cri.container_status(request).await.unwrap().into_inner().info)
     }
 
     pub(crate) async fn pause_pid(&mut self, id: &str) -> i32 {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
-        let info = self.cri.pod_sandbox_status(request).await.unwrap().into_inner().info;
-        i32::try_from(serde_json::from_str::<serde_json::Value>(&info["info"]).unwrap()["pid"].as_i64().unwrap())
-            .unwrap()
+        pid_in(&self.cri.pod_sandbox_status(request).await.unwrap().into_inner().info)
     }
 
     pub(crate) async fn pod_status(&mut self, id: &str) -> PodSandboxStatus {
@@ -484,6 +480,12 @@ pub(crate) async fn until<T, E: Display>(mut look: impl AsyncFnMut() -> Result<T
         }
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
+}
+
+/// The process id in a verbose status.
+fn pid_in(info: &HashMap<String, String>) -> i32 {
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    i32::try_from(info["pid"].as_i64().unwrap()).unwrap()
 }
 
 fn processes() -> Vec<i32> {
