@@ -340,11 +340,19 @@ impl Progress<'_> {
 
     /// Compares what the cluster has with what was asked.
     async fn verify(&mut self) -> Outcome {
-        let request = ListRequest { label_selector: format!("{LABEL}={}", self.label), ..ListRequest::default() };
-        let list = self.run.api.list(Some(&self.run.scenario.namespace), "pods", &request).await?;
+        let mut request = ListRequest { label_selector: format!("{LABEL}={}", self.label), ..ListRequest::default() };
         let mut listed = BTreeMap::new();
-        for pod in &list.items {
-            *listed.entry(pod["metadata"]["name"].as_str().and_then(index_of).unwrap_or(usize::MAX)).or_default() += 1;
+        // A page at a time: a million pods as JSON would need more memory than the cluster.
+        loop {
+            let page = self.run.api.list_page(Some(&self.run.scenario.namespace), "pods", &request).await?;
+            for pod in &page.items {
+                let index = pod["metadata"]["name"].as_str().and_then(index_of).unwrap_or(usize::MAX);
+                *listed.entry(index).or_default() += 1;
+            }
+            request.continue_token = page.metadata.continue_token;
+            if request.continue_token.is_empty() {
+                break;
+            }
         }
         let wrong = self.tally.check(self.run.scenario, &listed);
         if wrong.is_empty() {
