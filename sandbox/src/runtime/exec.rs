@@ -97,11 +97,10 @@ impl Runtime {
         let out = tokio::spawn(collect(out));
         let err = tokio::spawn(collect(err));
         let ended = match timeout {
-            Some(limit) => tokio::time::timeout(limit, exec.wait()).await.ok(),
-            None => Some(exec.wait().await),
-        };
-        let Some(ended) = ended else {
-            return Err(RuntimeError::Deadline(format!("the command did not end within {timeout:?}: {command:?}")));
+            Some(limit) => tokio::time::timeout(limit, exec.wait()).await.map_err(|_| {
+                RuntimeError::Deadline(format!("the command did not end within {limit:?}: {command:?}"))
+            })?,
+            None => exec.wait().await,
         };
         let drained = |task: tokio::task::JoinHandle<Vec<u8>>| async move {
             tokio::time::timeout(DRAIN, task).await.ok().and_then(Result::ok).unwrap_or_default()
