@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::model::{ListMeta, Timestamp};
 
-/// Header of every message of a watch: 1, 2, 3... without gaps.
+/// Header of every message of a watch: the number of its first event. They are numbered 1, 2, 3... without gaps; events
+/// that wait together come as one message, a line each.
 pub const WATCH_SEQUENCE_HEADER: &str = "Podbus-Sequence";
 /// A watcher publishes an empty message to [`WatchReply::control`] this often; after three misses the server ends it.
 pub const WATCH_ALIVE_SECONDS: u64 = 5;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
+use bytes::Buf as _;
 use futures::{Stream, StreamExt as _};
 use podbus_common::api::{
     ApplyReply, ApplyRequest, DeleteRequest, ExplainReply, ExplainRequest, GetRequest, List, ListRequest, PlanReply,
@@ -244,6 +245,8 @@ struct Watch {
 struct OpenWatch {
     events: async_nats::Subscriber,
     sequence: u64,
+    /// Of the last message: the events that are not handed out yet, a line each.
+    rest: bytes::Bytes,
     /// Says that the watcher lives; ends with the watch.
     alive: tokio::task::JoinHandle<()>,
 }
@@ -275,29 +278,35 @@ impl Watch {
             Some(open) => open,
             none => none.insert(open_watch(&self.client, &self.namespace, &self.resource, &mut self.request).await?),
         };
-        let Ok(Some(message)) = timeout(WATCH_SILENCE_MAX, open.events.next()).await else {
-            self.open = None;
-            return Ok(None);
-        };
-        let sequence = message.headers.as_ref().and_then(|headers| headers.get(WATCH_SEQUENCE_HEADER));
-        if sequence.and_then(|text| text.as_str().parse().ok()) != Some(open.sequence + 1) {
-            self.open = None;
-            return Ok(None);
+        if open.rest.is_empty() {
+            let Ok(Some(message)) = timeout(WATCH_SILENCE_MAX, open.events.next()).await else {
+                self.open = None;
+                return Ok(None);
+            };
+            let first = message.headers.as_ref().and_then(|headers| headers.get(WATCH_SEQUENCE_HEADER));
+            if first.and_then(|text| text.as_str().parse().ok()) != Some(open.sequence + 1) {
+                self.open = None;
+                return Ok(None);
+            }
+            open.rest = message.payload;
         }
         open.sequence += 1;
-        let unreadable = |source| ApiError::Decode { subject: message.subject.to_string(), source };
-        let event: WatchEvent<&RawValue> = serde_json::from_slice(&message.payload).map_err(unreadable)?;
+        let end = open.rest.iter().position(|byte| *byte == b'\n').unwrap_or(open.rest.len());
+        let line = open.rest.split_to(end);
+        open.rest.advance(1.min(open.rest.len()));
+        let unreadable = |source| ApiError::Decode { subject: self.request.inbox.clone(), source };
+        let event: WatchEvent<&RawValue> = serde_json::from_slice(&line).map_err(unreadable)?;
         if event.kind == WatchEventType::Error {
             let status = serde_json::from_str(event.object.get()).map_err(unreadable)?;
             return Err(ApiError::Refused(Box::new(status)));
         }
         let version: Versioned = serde_json::from_str(event.object.get()).map_err(unreadable)?;
+        let object = match event.kind {
+            WatchEventType::Bookmark => None,
+            _ => Some(serde_json::from_str(event.object.get()).map_err(unreadable)?),
+        };
         self.request.resource_version = version.metadata.resource_version;
-        if event.kind == WatchEventType::Bookmark {
-            return Ok(None);
-        }
-        let object = serde_json::from_str(event.object.get()).map_err(unreadable)?;
-        Ok(Some(WatchEvent { kind: event.kind, object }))
+        Ok(object.map(|object| WatchEvent { kind: event.kind, object }))
     }
 }
 
@@ -327,5 +336,5 @@ async fn open_watch(
             let _ = nats.publish(reply.control.clone(), bytes::Bytes::new()).await;
         }
     });
-    Ok(OpenWatch { events, sequence: 0, alive })
+    Ok(OpenWatch { events, sequence: 0, rest: bytes::Bytes::new(), alive })
 }

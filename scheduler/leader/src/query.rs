@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::cluster::{Cluster, PodName, SeenPod};
+use crate::record::BYTES_USUAL;
 
 /// A page stays below the 1 MiB that nats-server takes by default.
 const PAGE_BYTES_MAX: usize = 700 << 10;
@@ -85,7 +86,9 @@ pub(crate) fn namespace_of(namespace: Option<&str>) -> Result<&str, Status> {
 
 /// An object as JSON.
 pub(crate) fn to_json(object: &impl serde::Serialize) -> Result<Bytes, Status> {
-    serde_json::to_vec(object).map(Bytes::from).map_err(|error| internal(&error))
+    let mut json = Vec::with_capacity(BYTES_USUAL);
+    serde_json::to_writer(&mut json, object).map_err(|error| internal(&error))?;
+    Ok(json.into())
 }
 
 /// Which objects a list or a watch is about.

@@ -8,8 +8,8 @@ use podbus_common::subject::Key;
 use podbus_scheduler_core::{PodSpec, Resources, Shape};
 use serde::{Deserialize, Serialize};
 
-/// Few records are larger.
-const BYTES_USUAL: usize = 2048;
+/// Few records are larger, and few objects as they are shown.
+pub(crate) const BYTES_USUAL: usize = 2048;
 
 /// `podstatus.<namespace>.<name>`: what a pod is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cluster::SeenPod;
 use crate::query::{self, Filter, Resource};
-use crate::record::NodeRecord;
+use crate::record::{BYTES_USUAL, NodeRecord};
 
 /// Changes that are remembered.
 const RING_MAX: usize = 100_000;
@@ -70,8 +70,9 @@ impl Shown {
 }
 
 fn json_of(event: &impl Serialize) -> Vec<u8> {
+    let mut json = Vec::with_capacity(BYTES_USUAL);
     // A value with string keys is JSON.
-    serde_json::to_vec(event).unwrap_or_default()
+    serde_json::to_writer(&mut json, event).map(|()| json).unwrap_or_default()
 }
 
 /// What happened to one object.

@@ -229,8 +229,10 @@ impl Leader {
         if self.health.wants_states(node) && nodes::is_ready(&record.node) && !self.marks_pods_of(node) {
             self.health.has_states(node);
         }
-        let allocatable = heartbeat.allocatable.clone().into_iter().collect();
-        if !heartbeat.allocatable.is_empty() && record.node.status.allocatable != allocatable {
+        let (told, stored) = (&heartbeat.allocatable, &record.node.status.allocatable);
+        let same = told.len() == stored.len() && told.iter().all(|(name, amount)| stored.get(name) == Some(amount));
+        if !told.is_empty() && !same {
+            let allocatable = told.clone().into_iter().collect();
             self.submit(Object::Node(node.clone()), Op::Allocatable(allocatable));
         }
         let behind = heartbeat.leader_epoch == self.term.epoch && heartbeat.counter < self.health.counter(node);
