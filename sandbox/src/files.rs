@@ -1,6 +1,7 @@
 //! The files that a runtime writes for a pod: `resolv.conf`, `hosts`, `hostname`.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -20,9 +21,14 @@ pub(crate) fn write(dir: &Path, dns: Option<&DnsConfig>, hostname: &str, ip: &st
             std::fs::read_to_string(UPSTREAM).ok().as_deref(),
         ),
     };
-    std::fs::write(dir.join("resolv.conf"), resolv)?;
-    std::fs::write(dir.join("hosts"), hosts(hostname, ip))?;
-    std::fs::write(dir.join("hostname"), format!("{hostname}\n"))
+    write_empty(&dir.join("resolv.conf"), &resolv)?;
+    write_empty(&dir.join("hosts"), &hosts(hostname, ip))?;
+    write_empty(&dir.join("hostname"), &format!("{hostname}\n"))
+}
+
+/// Writes a file that is empty or not there. It is not truncated: ext4 starts to write one that was to the disk at once.
+fn write_empty(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(false).open(path)?.write_all(text.as_bytes())
 }
 
 /// Makes all three, empty: to write them later is cheaper than to make them.

@@ -47,6 +47,8 @@ struct Pod {
     pause: Option<(i32, Fd)>,
     /// The mount namespace of every pause.
     empty: Fd,
+    /// The namespaces are made, but for that of the network.
+    is_prepared: bool,
     /// Of a pod with a user namespace of its own.
     namespaces: Option<Namespaces>,
     /// Bound sockets: as long as they are open the ports are nobody else's.
@@ -83,6 +85,7 @@ pub(crate) fn run(
         record: None,
         pause: None,
         empty,
+        is_prepared: false,
         namespaces: None,
         host_ports: [const { None }; HOST_PORTS_MAX],
         containers: [const { None }; CONTAINERS_MAX],

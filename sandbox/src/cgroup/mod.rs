@@ -161,16 +161,9 @@ impl Cgroups {
 
     /// Opens what a process needs to join one that exists.
     pub(crate) fn open_door(&self, path: &str) -> Result<Door, CgroupError> {
-        let mut door = Door::default();
-        for hierarchy in self.layout.v1() {
-            door.procs.push(open(&hierarchy.dir(path).join("cgroup.procs"), OFlags::WRONLY)?);
-        }
-        for hierarchy in self.layout.on_demand() {
-            door.procs.extend(open(&hierarchy.dir(path).join("cgroup.procs"), OFlags::WRONLY).ok());
-        }
+        let mut door = self.open_v1(path)?;
         if let Some(dir) = self.layout.v2(path) {
-            door.birth = Some(open(&dir, OFlags::RDONLY | OFlags::DIRECTORY)?);
-            door.kill = open(&dir.join("cgroup.kill"), OFlags::WRONLY).ok();
+            door.open_v2(&dir)?;
         }
         if let Some(file) = self.layout.file("memory", path, "memory.oom_control", "memory.events") {
             door.oom = Some(open(&file, OFlags::RDONLY)?);
@@ -178,15 +171,24 @@ impl Cgroups {
         Ok(door)
     }
 
+    fn open_v1(&self, path: &str) -> Result<Door, CgroupError> {
+        let mut door = Door::default();
+        for hierarchy in self.layout.v1() {
+            door.procs.push(open(&hierarchy.dir(path).join("cgroup.procs"), OFlags::WRONLY)?);
+        }
+        for hierarchy in self.layout.on_demand() {
+            door.procs.extend(open(&hierarchy.dir(path).join("cgroup.procs"), OFlags::WRONLY).ok());
+        }
+        Ok(door)
+    }
+
     /// Opens a cgroup beneath `path` for one more process of a container: what is in it is killed together.
     pub(crate) fn open_exec_door(&self, path: &str, name: &str) -> Result<Door, CgroupError> {
-        let mut door = self.open_door(path)?;
-        door.oom = None;
+        let mut door = self.open_v1(path)?;
         if let Some(dir) = self.layout.v2(path) {
             let dir = dir.join(name);
             std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
-            door.birth = Some(open(&dir, OFlags::RDONLY | OFlags::DIRECTORY)?);
-            door.kill = open(&dir.join("cgroup.kill"), OFlags::WRONLY).ok();
+            door.open_v2(&dir)?;
         } else if let Some(freezer) = self.layout.v1().iter().position(|it| it.has("freezer")) {
             // On a pure v1 the freezer alone tells the processes of this exec from those of the container.
             let dir = self.layout.v1()[freezer].dir(path).join(name);
@@ -322,6 +324,12 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
 }
 
 impl Door {
+    fn open_v2(&mut self, dir: &Path) -> Result<(), CgroupError> {
+        self.birth = Some(open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?);
+        self.kill = open(&dir.join("cgroup.kill"), OFlags::WRONLY).ok();
+        Ok(())
+    }
+
     /// The numbers of its descriptors, each with the tag of the plan's field that names it.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (u16, i32)> {
         use podbus_sandbox_linux::plan::tag;

@@ -1,14 +1,16 @@
 //! The way to a pod's shim, from its directory and socket on; and such ways made in advance.
 //!
-//! A spare is a directory beneath `<state>/spare`, a shim that waits at its socket and the connection to it. The shim
-//! has no record and ends with the connection, and the next daemon empties the directory: a death leaves nothing.
+//! A spare is a directory beneath `<state>/spare`, a shim that waits at its socket in namespaces of its own, and the
+//! connection to it. The shim has no record and ends with the connection, and the next daemon empties the directory: a death leaves nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::sandbox::remove_dir;
+use podbus_sandbox_linux::message::{Message, kind};
+
+use super::sandbox::{plan_of_spare, remove_dir};
 use super::{Outcome, Runtime, doing, new_id};
 use crate::files;
 use crate::link::{self, Asked, Link};
@@ -152,6 +154,8 @@ impl Runtime {
         let mut line = Line::open(self, &dir.0, &id, &cookie).await?;
         line.spawn(self)?;
         line.greeted().await?;
+        let plan = plan_of_spare()?;
+        line.link.request(Message { kind: kind::PREPARE, ..Message::default() }, plan.fds()).await?;
         Ok(Spare { id, cookie, dir, line })
     }
 

@@ -211,6 +211,28 @@ fn uses_node(mode: i32) -> bool {
     mode == NamespaceMode::Node as i32
 }
 
+/// Whether a pod's namespaces are those that spares have: of its own, and the node's users.
+fn is_as_spares_are(config: &PodSandboxConfig) -> bool {
+    let options = namespaces(config);
+    !uses_node(options.network) && !uses_node(options.ipc) && matches!(Mapping::of(&options), Ok(None))
+}
+
+/// The namespaces that a shim makes, and what is in them.
+fn draft_namespaces(draft: &mut Draft, own_uts: bool, own_ipc: bool) {
+    draft.flag(tag::OWN_IPC, own_ipc);
+    draft.flag(tag::OWN_UTS, own_uts);
+    if own_ipc {
+        draft.bytes(tag::SHM_BYTES, SHM_BYTES.to_string());
+    }
+}
+
+/// What the shim of a spare is to make.
+pub(super) fn plan_of_spare() -> Outcome<Sealed> {
+    let mut draft = Draft::default();
+    draft_namespaces(&mut draft, true, true);
+    draft.seal().map_err(doing("write the plan"))
+}
+
 fn hostname(config: &PodSandboxConfig) -> String {
     if !config.hostname.is_empty() && !uses_node(namespaces(config).network) {
         return config.hostname.clone();
@@ -255,7 +277,8 @@ impl Runtime {
             let error = || RuntimeError::Exists(format!("the sandbox {key} is there already, as {}", found.body.id));
             return same.then(|| found.body.id.clone()).ok_or_else(error);
         }
-        let (id, cookie, start) = self.take_spare().map_or_else(Start::nothing, Spare::split);
+        let spare = if is_as_spares_are(&config) { self.take_spare() } else { None };
+        let (id, cookie, start) = spare.map_or_else(Start::nothing, Spare::split);
         let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
         let cgroup = self.cgroups.of_pod(parent, &id).map_err(Invalid)?;
         let place = self.place(&id, &config).await?;
@@ -407,8 +430,10 @@ impl Runtime {
     ) -> Outcome<Sealed> {
         let config = config(body);
         let options = namespaces(config);
-        let (own_net, own_ipc) = (!uses_node(options.network), !uses_node(options.ipc));
+        let own_net = !uses_node(options.network);
         let mut draft = Draft::default();
+        let own_ipc = !uses_node(options.ipc);
+        draft_namespaces(&mut draft, own_net, own_ipc);
         draft.fd(tag::FD_RECORD, record.raw());
         draft.fd(tag::FD_PAUSE, self.pause.as_raw_fd());
         draft.door(door);
@@ -418,13 +443,8 @@ impl Runtime {
         for socket in host_ports {
             draft.fd(tag::FD_HOST_PORT, socket.as_raw_fd());
         }
-        draft.flag(tag::OWN_IPC, own_ipc);
-        draft.flag(tag::OWN_UTS, own_net);
         if own_net {
             draft.bytes(tag::HOSTNAME, hostname(config));
-        }
-        if own_ipc {
-            draft.bytes(tag::SHM_BYTES, SHM_BYTES.to_string());
         }
         let requested = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
         let group_max = Mapping::of(&options)?.map_or(sysctl::GROUP_MAX, |mapping| mapping.groups.count - 1);

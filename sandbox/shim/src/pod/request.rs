@@ -46,6 +46,7 @@ impl Pod {
     pub(super) fn carry_out(&mut self, message: &Message<'_>, fds: &mut Fds) -> Result<Answer, Report> {
         let (id, number, pid) = (message.text, message.number, message.a);
         match message.kind {
+            kind::PREPARE => self.prepare(Plan::new(&read_plan(fds)?)).map(Answer::from),
             kind::SETUP => self.set_up(fds).map(Answer::from),
             kind::START => self.start(id, fds).map(Answer::from),
             kind::SIGNAL => self.signal(id, message.a).map(Answer::from),
@@ -78,18 +79,10 @@ impl Pod {
         self.namespaces.as_ref().map(|namespaces| &namespaces.user)
     }
 
-    /// Enters the pod's namespaces, starts pause, and commits READY.
-    fn set_up(&mut self, fds: &mut Fds) -> Result<i32, Report> {
-        if self.record.is_some() {
-            return Err(Report::new(Errno::EXIST, &[b"set up the sandbox again"]));
-        }
-        let sealed = read_plan(fds)?;
-        let plan = Plan::new(&sealed);
-        let fd = |tag, fds: &mut Fds| -> Option<Fd> { fds.take(plan.first(tag)?.index().ok()?).ok() };
-        let record = fd(tag::FD_RECORD, fds).ok_or(Errno::PROTO).at("read the plan")?;
-        let program = fd(tag::FD_PAUSE, fds).ok_or(Errno::PROTO).at("read the plan")?;
-        if let Some(net) = fd(tag::FD_NET, fds) {
-            namespace::join(net.raw(), namespace::NET).at("join the network namespace")?;
+    /// Makes the namespaces but that of the network, and `/dev/shm`, unless that is done.
+    fn prepare(&mut self, plan: Plan<'_>) -> Result<(), Report> {
+        if self.is_prepared {
+            return Ok(());
         }
         let (ipc, uts) = match &self.namespaces {
             Some(namespaces) => {
@@ -103,11 +96,29 @@ impl Pod {
         };
         namespace::unshare(namespace::MOUNT | ipc | uts).at("make namespaces")?;
         mount::make_all_private().at("make mounts private")?;
-        if let Some(name) = plan.first(tag::HOSTNAME) {
-            namespace::set_hostname(name.bytes()).at_path("set the hostname", name.bytes())?;
-        }
         if let Some(size) = plan.first(tag::SHM_BYTES) {
             mount_shm(size.cstr().at("read the plan")?).at("mount /dev/shm")?;
+        }
+        self.is_prepared = true;
+        Ok(())
+    }
+
+    /// Enters the pod's namespaces, starts pause, and commits READY.
+    fn set_up(&mut self, fds: &mut Fds) -> Result<i32, Report> {
+        if self.record.is_some() {
+            return Err(Report::new(Errno::EXIST, &[b"set up the sandbox again"]));
+        }
+        let sealed = read_plan(fds)?;
+        let plan = Plan::new(&sealed);
+        let fd = |tag, fds: &mut Fds| -> Option<Fd> { fds.take(plan.first(tag)?.index().ok()?).ok() };
+        let record = fd(tag::FD_RECORD, fds).ok_or(Errno::PROTO).at("read the plan")?;
+        let program = fd(tag::FD_PAUSE, fds).ok_or(Errno::PROTO).at("read the plan")?;
+        if let Some(net) = fd(tag::FD_NET, fds) {
+            namespace::join(net.raw(), namespace::NET).at("join the network namespace")?;
+        }
+        self.prepare(plan)?;
+        if let Some(name) = plan.first(tag::HOSTNAME) {
+            namespace::set_hostname(name.bytes()).at_path("set the hostname", name.bytes())?;
         }
         for (at, field) in plan.all(tag::FD_HOST_PORT).enumerate() {
             let place = self.host_ports.get_mut(at).ok_or(Errno::NOSPC).at("keep the host ports")?;
