@@ -32,9 +32,9 @@ fn busy(pid: u32) -> Duration {
 }
 
 /// Processor time that a process takes while nobody asks anything of it, in milliseconds a second.
-pub(crate) fn idle_milliseconds_a_second(pid: u32, watched: Duration) -> f64 {
+pub(crate) async fn idle_milliseconds_a_second(pid: u32, watched: Duration) -> f64 {
     let (begin, before) = (Instant::now(), busy(pid));
-    std::thread::sleep(watched);
+    tokio::time::sleep(watched).await;
     busy(pid).saturating_sub(before).as_secs_f64() * 1e3 / begin.elapsed().as_secs_f64()
 }
 

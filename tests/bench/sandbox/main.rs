@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::client::Client;
 use self::footprint::Leftovers;
@@ -45,9 +46,24 @@ fn main() -> anyhow::Result<()> {
     let (samples, cycles) = (option("--samples", SAMPLES)?, option("--cycles", CYCLES)?);
     let archive = busybox_archive()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let table = runtime.block_on(measure(&archive, samples, cycles))?;
+    let table = runtime.block_on(async {
+        tokio::select! {
+            measured = measure(&archive, samples, cycles) => measured,
+            interrupted = interrupted() => interrupted,
+        }
+    })?;
     table.print();
     table.write("sandbox")
+}
+
+/// Ends with an error when somebody asks the benchmark to end: what it has started ends with what it waits for.
+async fn interrupted() -> anyhow::Result<Table> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    anyhow::bail!("interrupted")
 }
 
 fn option(name: &str, default: usize) -> anyhow::Result<usize> {
@@ -121,7 +137,7 @@ async fn figures(runtime: &Runtime, samples: usize) -> anyhow::Result<Figures> {
     let of_a_pod = footprint::proportional(&shims) / number(STORM);
     let resident_with_pods = footprint::resident(runtime.pid());
     tokio::time::sleep(SETTLE).await;
-    let idle = footprint::idle_milliseconds_a_second(runtime.pid(), REST);
+    let idle = footprint::idle_milliseconds_a_second(runtime.pid(), REST).await;
     client.remove_all(pods).await?;
     Ok(Figures {
         lives,
@@ -157,7 +173,7 @@ async fn churn(runtime: &Runtime, cycles: usize, table: &mut Table) -> anyhow::R
     let Some(instance) = &runtime.instance else { return Ok(()) };
     live_many(&runtime.client, "warm", 200).await?; // what is allocated once is
     tokio::time::sleep(SETTLE).await;
-    let count = || Leftovers::count(runtime.pid(), runtime.directory.path(), instance);
+    let count = || Leftovers::count(runtime.pid(), runtime.directory(), instance);
     let (before, resident) = (count(), footprint::resident(runtime.pid()));
     live_many(&runtime.client, "churn", cycles).await?;
     let mut after = count();

@@ -1,5 +1,8 @@
-//! The two runtimes: each started with root, state and socket of its own in a network namespace of its own.
+//! The two runtimes: each started with root, state and socket of its own, in namespaces of its own, whose end is the end
+//! of all that the runtime has started and mounted. So nothing is left, also of a benchmark that is killed, but for empty
+//! cgroups and a directory.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,27 +19,60 @@ const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
 const PAUSE_IMAGE: &str = "localhost/pause:bench";
 const CNI_PLUGINS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
-/// A running runtime. Dropping it ends it.
+/// A running runtime. Dropping it ends it, its pods with it.
 pub(crate) struct Runtime {
-    pub(crate) directory: tempfile::TempDir,
     pub(crate) client: Client,
-    process: Child,
+    daemon: Daemon,
     /// Our instance's name; `None` for the peer.
     pub(crate) instance: Option<String>,
+}
+
+/// What a runtime leaves in places that it does not let itself be told is gone with its mounts.
+const SCRIPT: &str =
+    r#"ip link set lo up; for dir in /run /var/lib; do mount -t tmpfs bench $dir; done; exec "$0" "$@""#;
+
+/// The processes of a runtime, in namespaces of their own, where only the loopback is up.
+struct Daemon {
+    /// Waits for the daemon, and takes it along when it dies itself.
+    process: Child,
+    /// The cgroup of all pods.
     cgroup: String,
+    directory: tempfile::TempDir,
 }
 
-/// A command in a network namespace of its own, where only the loopback is up.
-fn isolated(program: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "sh", "-c", "ip link set lo up; exec \"$0\" \"$@\"", program]).args(arguments);
-    command.stdin(Stdio::null());
-    command
+impl Daemon {
+    /// Starts one that dies with the calling thread.
+    fn start(directory: tempfile::TempDir, cgroup: String, program: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]);
+        command.args(["--mount-proc", "sh", "-ec", SCRIPT, program]).args(arguments);
+        let log = std::fs::File::create(directory.path().join("log"))?;
+        let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        Ok(Self { process, cgroup, directory })
+    }
+
+    /// The first process of the PID namespace: the shell, which became the daemon.
+    fn pid(&self) -> Option<u32> {
+        let parent = self.process.id();
+        std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?.trim().parse().ok()
+    }
 }
 
-fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Child> {
-    let log = std::fs::File::create(log)?;
-    Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // The first process of a PID namespace takes all others along, and its parent ends after them.
+        let killed = self
+            .pid()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .map(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL));
+        if !matches!(killed, Some(Ok(()))) {
+            let _ = self.process.kill(); // fails only where it has ended
+        }
+        if self.process.wait().is_err() {
+            eprintln!("warning: a runtime did not end");
+        }
+        remove_cgroups(&self.cgroup);
+    }
 }
 
 impl Runtime {
@@ -59,11 +95,10 @@ impl Runtime {
             "--warm-networks",
             &warm,
         ];
-        let process = spawn(isolated(PODBUS, &arguments), &directory.path().join("log"))?;
+        let daemon = Daemon::start(directory, format!("podbus-{instance}"), PODBUS, &arguments)?;
         // Without a parent of its own a pod's cgroup lies beneath the instance's.
         let client = Client::connect(&socket, "").await?;
-        let cgroup = format!("podbus-{instance}");
-        let mut runtime = Self { directory, client, process, instance: Some(instance), cgroup };
+        let mut runtime = Self { client, daemon, instance: Some(instance) };
         load(&socket, archive).await?;
         runtime.client.wait_for_image(IMAGE).await?;
         Ok(runtime)
@@ -83,11 +118,11 @@ impl Runtime {
         std::fs::create_dir(directory.path().join("cni"))?;
         std::fs::write(directory.path().join("cni/10-bench.conflist"), conflist(directory.path()))?;
         std::fs::write(&config, configuration(directory.path(), plugins))?;
-        let process = spawn(isolated("containerd", &["--config", path(&config)]), &directory.path().join("log"))?;
         let cgroup = format!("podbus-bench-peer-{}", std::process::id());
+        let daemon = Daemon::start(directory, cgroup.clone(), "containerd", &["--config", path(&config)])?;
         let client = Client::connect(&socket, &format!("/{cgroup}")).await?;
-        let mut runtime = Self { directory, client, process, instance: None, cgroup };
-        let pause = pause_archive(archive, runtime.directory.path())?;
+        let mut runtime = Self { client, daemon, instance: None };
+        let pause = pause_archive(archive, runtime.directory())?;
         for archive in [archive, &pause] {
             let arguments = ["--address", path(&socket), "--namespace", "k8s.io", "images", "import", path(archive)];
             succeeded(Command::new("ctr").args(arguments))?;
@@ -97,17 +132,23 @@ impl Runtime {
         Ok(Some(runtime))
     }
 
-    /// The daemon's process id: that of the shell, which became it.
+    /// Where all is that it keeps.
+    pub(crate) fn directory(&self) -> &Path {
+        self.daemon.directory.path()
+    }
+
+    /// The daemon's process id; 0 of one that has ended.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.daemon.pid().unwrap_or(0)
     }
 
     /// The processes that a pod without containers has: its shim and its pause.
     pub(crate) fn shims_and_pauses(&self) -> Vec<u32> {
-        let mut found = footprint::processes("cgroup", &self.cgroup);
+        let mut found = footprint::processes("cgroup", &self.daemon.cgroup);
         if self.instance.is_none() {
-            let shims = footprint::processes("cmdline", path(self.directory.path()));
-            found.extend(shims.into_iter().filter(|pid| *pid != self.pid()));
+            let (daemon, waiting) = (self.pid(), self.daemon.process.id());
+            let shims = footprint::processes("cmdline", path(self.directory()));
+            found.extend(shims.into_iter().filter(|pid| ![daemon, waiting].contains(pid)));
             found.sort_unstable();
             found.dedup();
         }
@@ -120,34 +161,30 @@ impl Runtime {
     }
 }
 
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.process.id()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
-        }
-        if self.process.wait().is_err() {
-            eprintln!("warning: a runtime did not end");
-        }
-        remove_cgroups(&self.cgroup);
-    }
-}
-
-/// Empty ones only: a runtime that could not end its pods keeps them, for people to look at.
 fn remove_cgroups(name: &str) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let trees = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
     for dir in trees.map(|tree| PathBuf::from(tree).join(name)) {
         // What lived in it may take a moment to be gone.
         for _ in 0..50 {
-            let _ = std::fs::remove_dir(dir.join("shims"));
-            match std::fs::remove_dir(&dir) {
-                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            match remove_cgroup(&dir) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 _ => break,
             }
         }
     }
+}
+
+/// From the leaves up.
+fn remove_cgroup(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    std::fs::remove_dir(dir)
 }
 
 async fn load(socket: &Path, archive: &Path) -> anyhow::Result<()> {
