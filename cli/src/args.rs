@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
 use crate::terminal::ColorWhen;
@@ -19,12 +19,12 @@ use crate::terminal::ColorWhen;
     arg_required_else_help = true,
     max_term_width = 120
 )]
-pub(crate) struct Cli {
+pub(crate) struct Cli<C: Subcommand = Command> {
     /// When to use colours
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub(crate) color: ColorWhen,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: C,
 }
 
 /// Services and verbs.
@@ -70,10 +70,17 @@ pub(crate) enum Command {
     Completion(commands::completion::Args),
     /// Create pods on a schedule and measure what becomes of them
     Load(commands::load::Args),
-    /// Run the container runtime: a CRI v1 server
-    Sandbox(crate::service::Service<podbus_sandbox::Args>),
+    #[command(flatten)]
+    Service(Service),
     /// Be PID 1 of a node that is a container
     NodeInit(crate::node_init::Args),
+}
+
+/// What runs for long.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// Run the container runtime: a CRI v1 server
+    Sandbox(crate::service::Service<podbus_sandbox::Args>),
     /// Run the scheduler: take manifests in, place pods, tell what they are
     Scheduler(crate::service::Service<podbus_scheduler::Args>),
     /// Run a node: hold the pods that the scheduler assigns to it
@@ -130,9 +137,20 @@ pub(crate) struct SelectorArgs {
     pub(crate) field_selector: String,
 }
 
+/// Reads what was typed. A service comes to know of no other command: what clap holds of all of them, and the code that
+/// makes it, would stay in its memory.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    let first = std::env::args_os().nth(1);
+    if first.as_ref().and_then(|first| first.to_str()).is_some_and(Service::has_subcommand) {
+        let Cli { color, command } = Cli::<Service>::try_parse()?;
+        return Ok(Cli { color, command: Command::Service(command) });
+    }
+    Cli::from_arg_matches(&command().try_get_matches()?)
+}
+
 /// The command as clap sees it, with the list of verbs in groups.
 pub(crate) fn command() -> clap::Command {
-    let command = Cli::command();
+    let command = Cli::<Command>::command();
     let list = grouped(&command);
     command.help_template(format!(
         "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}\n\n\

@@ -24,10 +24,9 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
 
-use crate::args::{Cli, Command};
+use crate::args::{Command, Service};
 
 /// The scheduler allocates much: with glibc's allocator it takes half as much CPU time again a pod. And who links
 /// statically against musl gets its allocator, which has one lock.
@@ -37,7 +36,7 @@ use crate::failure::{Failure, Outcome};
 use crate::terminal::Terminal;
 
 fn main() -> ExitCode {
-    let cli = match args::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match args::parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too. kubectl knows the codes 0 and 1 only.
@@ -60,10 +59,10 @@ fn run(command: Command, terminal: &Terminal) -> Outcome {
     match command {
         Command::Completion(args) => commands::completion::run(&args, terminal),
         Command::Url(args) => commands::url::run(&args, terminal),
-        Command::Sandbox(service) => service.run(podbus_sandbox::main),
-        Command::Scheduler(service) => service.run(podbus_scheduler::main),
-        Command::NodeAgent(service) => service.run(podbus_node_agent::main),
-        Command::Sim(service) => service.run(podbus_node_agent::sim::main),
+        Command::Service(Service::Sandbox(service)) => service.run(podbus_sandbox::main),
+        Command::Service(Service::Scheduler(service)) => service.run(podbus_scheduler::main),
+        Command::Service(Service::NodeAgent(service)) => service.run(podbus_node_agent::main),
+        Command::Service(Service::Sim(service)) => service.run(podbus_node_agent::sim::main),
         Command::Load(args) => {
             // One thread, which wakes no other, so that it takes less from what it measures beside it. What it does too
             // late counts all the same, from when it was due.
