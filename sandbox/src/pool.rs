@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// How long nobody may have taken one before more are made: a storm of pods needs the processors itself.
-const QUIET: Duration = Duration::from_millis(5);
+/// How long nobody may have taken one before more are made: a storm of pods needs the processors itself, and so do the
+/// containers of a pod, which follow its sandbox within these.
+const QUIET: Duration = Duration::from_millis(20);
 /// After a failure, which the next pod will meet and tell.
 const RETRY: Duration = Duration::from_secs(10);
 

@@ -32,6 +32,8 @@ const STORM: usize = 200;
 const PAUSE: Duration = Duration::from_millis(300);
 /// Until what a storm set off is over: the pool is full again, the kernel has ended namespaces.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Until a daemon that has loaded an image is at rest: allocators keep what was freed for some 10 s.
+const COME_TO_REST: Duration = Duration::from_secs(15);
 /// How long a daemon at rest is watched.
 const REST: Duration = Duration::from_secs(5);
 /// Pods in flight while 10,000 come and go.
@@ -125,6 +127,7 @@ async fn measure(archive: &Path, samples: usize, cycles: usize) -> anyhow::Resul
 }
 
 async fn figures(runtime: &Runtime, samples: usize) -> anyhow::Result<Figures> {
+    tokio::time::sleep(COME_TO_REST).await;
     let resident_at_rest = footprint::resident(runtime.pid());
     let client = &runtime.client;
     let lives = lives(client, samples).await?;
