@@ -37,12 +37,15 @@ impl Store {
         let disk = self.disk()?;
         let plan = plan(&self.inner.settings.gc, disk, &images, &held, now);
         for id in &plan.images {
-            tracing::info!(image = %id, ?disk, "removing an image that nothing uses");
+            tracing::info!(image = %id, "the disk fills: removing an image that nothing uses");
             self.remove_if_unused(id)?;
         }
         if plan.missing > 0 {
-            let missing = plan.missing;
-            tracing::warn!(missing, ?disk, "the disk of the images is too full, and no image is left to remove");
+            tracing::warn!(
+                available_bytes = disk.available,
+                missing_bytes = plan.missing,
+                "the disk of the images is too full, and no image is left to remove"
+            );
         }
         self.sweep() // also what a container has left that ended since
     }

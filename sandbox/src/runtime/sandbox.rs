@@ -550,7 +550,7 @@ impl Runtime {
     fn sandbox_died(&self, sandbox: &Sandbox) {
         let was_ready = std::mem::take(&mut lock(&sandbox.life).is_ready);
         if was_ready {
-            tracing::info!(sandbox = %sandbox.body.id, "pause is dead, the sandbox is not ready");
+            tracing::info!(sandbox = %sandbox.body.id, "pause ended: the sandbox is not ready");
             self.tell(sandbox, &sandbox.body.id, ContainerEventType::ContainerStoppedEvent);
         }
     }
