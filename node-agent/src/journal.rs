@@ -146,14 +146,20 @@ mod tests {
         assert!(set.adopt(uid, &pod, 1, 1, Timestamp::default()));
     }
 
-    #[test]
-    fn what_was_appended_is_there_after_a_restart() {
+    /// A log with two pods.
+    fn two_pods() -> (tempfile::TempDir, PathBuf, Journal, DesiredSet) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("desired.log");
         let (mut journal, mut set) = Journal::open(&path).unwrap();
         adopt(&mut set, "a");
         adopt(&mut set, "b");
         journal.append(&mut set).unwrap();
+        (dir, path, journal, set)
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_a_restart() {
+        let (_dir, path, mut journal, mut set) = two_pods();
         set.end("a", Timestamp::from_unix_ms(5));
         journal.append(&mut set).unwrap();
         drop(journal);
@@ -164,12 +170,7 @@ mod tests {
 
     #[test]
     fn a_torn_last_line_costs_only_itself() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("desired.log");
-        let (mut journal, mut set) = Journal::open(&path).unwrap();
-        adopt(&mut set, "a");
-        adopt(&mut set, "b");
-        journal.append(&mut set).unwrap();
+        let (_dir, path, journal, _) = two_pods();
         drop(journal);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 40]).unwrap();
