@@ -4,6 +4,7 @@
 pub mod api;
 pub mod defaults;
 pub mod digest;
+pub mod effective;
 pub mod fold;
 pub mod image_name;
 pub mod manifest;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use podbus_common::effective;
 use podbus_common::fold::qos;
 use podbus_common::model::{Container, Pod};
 use podbus_common::quantity::Quantity;
@@ -43,8 +44,7 @@ pub struct CgroupValues {
     pub oom_score_adj: i64,
 }
 
-/// What the scheduler and admission count for `pod`: the regular containers and sidecars together, or the most that
-/// any init container needs with the sidecars before it.
+/// What the scheduler and admission count for `pod`.
 pub fn pod_requests(pod: &Pod) -> Amounts {
     effective(pod, container_requests)
 }
@@ -59,15 +59,7 @@ pub fn extended_requests(pod: &Pod) -> BTreeMap<String, i64> {
             let text = c.resources.requests.get(name).or(c.resources.limits.get(name));
             text.and_then(|text| Quantity::parse(text).ok()).map_or(0, |quantity| quantity.value())
         };
-        let (mut sidecars, mut most) = (0_i64, 0_i64);
-        for container in &pod.spec.init_containers {
-            let with_it = sidecars.saturating_add(of(container));
-            most = most.max(with_it);
-            if init_kind(container) == ContainerKind::Sidecar {
-                sidecars = with_it;
-            }
-        }
-        most.max(pod.spec.containers.iter().fold(sidecars, |sum, container| sum.saturating_add(of(container))))
+        effective::of_pod(&pod.spec, of, i64::saturating_add, Ord::max)
     };
     names.into_iter().map(|name| (name.clone(), of_resource(name))).collect()
 }
@@ -155,20 +147,7 @@ fn quota_us(cpu_millis: i64) -> i64 {
 }
 
 fn effective(pod: &Pod, of: fn(&Container) -> Amounts) -> Amounts {
-    let mut sidecars = Amounts::default();
-    let mut most = Amounts::default();
-    for container in &pod.spec.init_containers {
-        let needed = match init_kind(container) {
-            ContainerKind::Sidecar => {
-                sidecars = sidecars.plus(of(container));
-                sidecars
-            }
-            _ => sidecars.plus(of(container)),
-        };
-        most = most.max(needed);
-    }
-    let together = pod.spec.containers.iter().map(of).fold(sidecars, Amounts::plus);
-    most.max(together)
+    effective::of_pod(&pod.spec, of, Amounts::plus, Amounts::max)
 }
 
 fn amounts<'a>(get: impl Fn(&str) -> Option<&'a String>) -> Amounts {

@@ -1,8 +1,10 @@
 //! Where a pod goes: what the core needs to know of it, and the writes that bind, explain and replace. Pure.
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 use std::sync::Arc;
 
+use podbus_common::effective;
 use podbus_common::fold;
 use podbus_common::model::{
     Affinity, Container, Node, NodeAffinity, Pod, PodAffinity, PodStatus, PreemptionPolicy, RestartPolicy, Taint,
@@ -46,21 +48,10 @@ fn extended(quantities: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
     own.map(|(name, text)| (name.clone(), whole(text).unwrap_or(0))).collect()
 }
 
-/// What a pod takes: its containers and sidecars together, or the most that an init container needs with the sidecars
-/// that were started before it.
+/// What a pod takes.
 pub(crate) fn requests(pod: &Pod) -> Resources {
     let of = |container: &Container| resources(&container.resources.requests);
-    let (mut sidecars, mut most) = (Resources::default(), Resources::default());
-    for container in &pod.spec.init_containers {
-        if container.restart_policy == Some(RestartPolicy::Always) {
-            sidecars += of(container);
-            most = most.max(sidecars);
-        } else {
-            most = most.max(sidecars + of(container));
-        }
-    }
-    let running = pod.spec.containers.iter().fold(sidecars, |sum, container| sum + of(container));
-    Resources { pods: 1, ..most.max(running) }
+    Resources { pods: 1, ..effective::of_pod(&pod.spec, of, Add::add, Resources::max) }
 }
 
 /// As [`requests`], of resources that nodes name themselves.
@@ -69,15 +60,7 @@ fn extended_requests(pod: &Pod) -> BTreeMap<String, u64> {
     let names: std::collections::BTreeSet<_> = names.filter(|name| is_extended_resource(name)).collect();
     let of_resource = |name: &String| {
         let of = |c: &Container| extended(&c.resources.requests).get(name).copied().unwrap_or(0);
-        let (mut sidecars, mut most) = (0_u64, 0_u64);
-        for container in &pod.spec.init_containers {
-            let with_it = sidecars.saturating_add(of(container));
-            most = most.max(with_it);
-            if container.restart_policy == Some(RestartPolicy::Always) {
-                sidecars = with_it;
-            }
-        }
-        most.max(pod.spec.containers.iter().fold(sidecars, |sum, container| sum.saturating_add(of(container))))
+        effective::of_pod(&pod.spec, of, u64::saturating_add, Ord::max)
     };
     names.into_iter().map(|name| (name.clone(), of_resource(name))).collect()
 }

@@ -1,8 +1,10 @@
 //! A node, as kubectl describes one.
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 
-use podbus_common::model::{Container, Event, Node, Pod, RestartPolicy, Timestamp};
+use podbus_common::effective;
+use podbus_common::model::{Container, Event, Node, Pod, Timestamp};
 use podbus_common::quantity::Quantity;
 
 use super::text::{self, Lines};
@@ -149,8 +151,7 @@ fn bytes(bytes: i128) -> String {
     bytes.to_string()
 }
 
-/// What a pod asks for: its containers and sidecars together, or the init container that needs most, with the
-/// sidecars that were started before it (Kubernetes: "Resource sharing within containers").
+/// What a pod asks for.
 pub(super) fn of_pod(pod: &Pod, resource: &str, which: Which) -> Amount {
     let of = |container: &Container| {
         let quantities: &BTreeMap<String, String> = match which {
@@ -159,16 +160,7 @@ pub(super) fn of_pod(pod: &Pod, resource: &str, which: Which) -> Amount {
         };
         quantities.get(resource).and_then(|q| Quantity::parse(q).ok()).map_or(0, |q| i128::from(q.milli_value()))
     };
-    let (mut sidecars, mut most) = (0, 0);
-    for container in &pod.spec.init_containers {
-        if container.restart_policy == Some(RestartPolicy::Always) {
-            sidecars += of(container);
-            most = most.max(sidecars);
-        } else {
-            most = most.max(sidecars + of(container));
-        }
-    }
-    Amount(most.max(sidecars + pod.spec.containers.iter().map(of).sum::<i128>()))
+    Amount(effective::of_pod(&pod.spec, of, Add::add, Ord::max))
 }
 
 #[cfg(test)]
