@@ -151,6 +151,8 @@ fn every_kind_of_websocket_carries_a_command() {
         let sandbox = host.run_pod("web").await;
         let id = host.run(&sandbox, "a", "sleep 1000").await;
         let wants = Wants { stdin: false, ..PIPES };
+        // It runs until the ping is answered: who has ended answers none.
+        let script = "while ! [ -e /tmp/go ]; do sleep 0.01; done; rm /tmp/go; echo out; exit 4";
         for protocol in [
             "v5.channel.k8s.io",
             "v4.channel.k8s.io",
@@ -159,7 +161,7 @@ fn every_kind_of_websocket_carries_a_command() {
             "base64.channel.k8s.io",
             "",
         ] {
-            let url = url(&mut host, &id, &["sh", "-c", "echo out; exit 4"], wants).await;
+            let url = url(&mut host, &id, &["sh", "-c", script], wants).await;
             let mut request = url.replacen("http", "ws", 1).into_client_request().unwrap();
             if !protocol.is_empty() {
                 request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
@@ -181,6 +183,7 @@ fn every_kind_of_websocket_carries_a_command() {
                     }
                     Message::Pong(_) => {
                         pongs += 1;
+                        host.exec(&id, "touch /tmp/go").await;
                         continue;
                     }
                     Message::Close(frame) => {
