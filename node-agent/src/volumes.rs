@@ -6,7 +6,7 @@
 //!
 //! What users wrote is hostile: it is opened beneath its volume only, and deleted by descriptor.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,15 +14,14 @@ use fs_err as fs;
 use podbus_common::model::{Container, EmptyDirVolume, Pod, Volume};
 use podbus_common::quantity::Quantity;
 use podbus_node_agent_core::environment::etc_hosts;
+use rustix::mount::{UnmountFlags, unmount};
 
 mod host_path;
 mod mount_table;
-mod remove;
 mod sub_path;
 mod tmpfs;
 mod usage;
 
-pub(crate) use remove::teardown;
 pub(crate) use usage::{has_limits, over_limit};
 
 /// Anybody in the pod may write, as Kubernetes has it.
@@ -107,12 +106,36 @@ pub(crate) fn write_etc_hosts(pod_dir: &Path, hostname: &str, ip: &str) -> io::R
     let path = pod_dir.join("etc-hosts");
     let text = etc_hosts(hostname, ip);
     // In place: containers that run have this file mounted, a new one would not be theirs.
-    if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+    if !holds(&path, text.as_bytes()) {
         fs::create_dir_all(pod_dir)?;
         fs::write(&path, text)?;
         fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
     }
     Ok(path)
+}
+
+/// Whether a file is exactly this. Containers write to it: no more is read than tells.
+fn holds(path: &Path, text: &[u8]) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    let mut found = Vec::with_capacity(text.len() + 1);
+    file.take(text.len() as u64 + 1).read_to_end(&mut found).is_ok() && found == text
+}
+
+/// Unmounts and deletes the pod's directory. That it is gone already is fine.
+///
+/// Nothing of the pod may run any more.
+pub(crate) fn teardown(pod_dir: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (pod_dir.parent(), pod_dir.file_name()) else {
+        return Err(io::Error::other(format!("{} is no pod directory", pod_dir.display())));
+    };
+    let pod_dir = match fs::canonicalize(parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        parent => parent?.join(name),
+    };
+    for point in mount_table::beneath(&pod_dir)? {
+        unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    }
+    podbus_common_tree::remove(&pod_dir)
 }
 
 /// Where a volume's content lies on the node.

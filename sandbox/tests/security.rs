@@ -3,6 +3,7 @@
 mod cgroups;
 mod context;
 mod descriptors;
+mod exhaustion;
 mod hostile_image;
 mod identity;
 mod kernel_views;

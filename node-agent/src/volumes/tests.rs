@@ -209,29 +209,6 @@ fn teardown_follows_no_link_and_leaves_what_was_mounted_whole() {
 }
 
 #[test]
-fn trees_of_any_depth_and_directories_of_any_size_are_removed() {
-    let root = tempfile::tempdir().unwrap();
-    let dir = pod_dir(&root);
-    let wide = dir.join("volumes/wide");
-    fs::create_dir_all(&wide).unwrap();
-    for number in 0..5000 {
-        fs::File::create(wide.join(number.to_string())).unwrap();
-    }
-    // Deeper than a path can say.
-    let flags = rustix::fs::OFlags::DIRECTORY;
-    let empty = rustix::fs::Mode::empty();
-    let mut at = rustix::fs::open(dir.join("volumes"), flags, empty).unwrap();
-    let name = "d".repeat(100);
-    for _ in 0..200 {
-        rustix::fs::mkdirat(&at, &name, rustix::fs::Mode::RWXU).unwrap();
-        at = rustix::fs::openat(&at, &name, flags, empty).unwrap();
-    }
-    fs::create_dir_all(dir.join(".podbus-removing-1/left")).unwrap();
-    teardown(&dir).unwrap();
-    assert!(!dir.exists());
-}
-
-#[test]
 fn what_a_volume_uses_is_blocks_of_disk_and_a_file_with_two_names_counts_once() {
     let root = tempfile::tempdir().unwrap();
     let dir = pod_dir(&root);
@@ -263,4 +240,35 @@ fn the_hosts_file_is_changed_in_place() {
     write_etc_hosts(&dir, "web", "10.0.0.3").unwrap();
     assert!(fs::read_to_string(&path).unwrap().ends_with("10.0.0.3\tweb\n"));
     assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "containers have the old one mounted");
+}
+
+#[test]
+fn a_hosts_file_that_a_container_made_endless_is_not_read() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = pod_dir(&root);
+    let path = write_etc_hosts(&dir, "web", "10.0.0.2").unwrap();
+    // Holes: they take no disk, and would take all memory.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 43).unwrap();
+    write_etc_hosts(&dir, "web", "10.0.0.2").unwrap();
+    assert!(fs::metadata(&path).unwrap().len() < 1000);
+}
+
+#[test]
+fn what_lies_deeper_than_a_path_can_tell_counts_against_a_volumes_limit() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = pod_dir(&root);
+    let limited = pod(vec![empty_dir("", Some("1Mi"))], vec![]);
+    prepare(&dir, &limited, NODE_MEMORY).unwrap();
+    let flags = rustix::fs::OFlags::DIRECTORY;
+    let mut at = rustix::fs::open(dir.join("volumes/data"), flags, rustix::fs::Mode::empty()).unwrap();
+    let name = "d".repeat(100);
+    for _ in 0..60 {
+        rustix::fs::mkdirat(&at, &name, rustix::fs::Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &name, flags, rustix::fs::Mode::empty()).unwrap();
+    }
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+    let file = rustix::fs::openat(&at, "file", flags, rustix::fs::Mode::RWXU).unwrap();
+    io::Write::write_all(&mut std::fs::File::from(file), &vec![1; 2 << 20]).unwrap();
+    assert!(over_limit(&dir, &limited).unwrap().is_some());
+    teardown(&dir).unwrap();
 }

@@ -1,15 +1,15 @@
 //! How much disk a pod's volumes use: the limit of an emptyDir on disk is kept by measuring.
 
-use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use podbus_common::model::{EmptyDirVolume, Pod};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat};
-use rustix::io::Errno;
+use podbus_common_tree::Walk;
 
 use super::{empty_dir_path, size_limit};
+
+/// Counted between two looks at the limit.
+const ENTRIES_AT_ONCE: u64 = 1000;
 
 /// The message for the pod's status if one of its volumes is above its limit. Walks them: not for the hot path.
 pub(crate) fn over_limit(pod_dir: &Path, pod: &Pod) -> io::Result<Option<String>> {
@@ -36,61 +36,16 @@ fn is_measured(empty_dir: &EmptyDirVolume) -> bool {
     empty_dir.medium != "Memory"
 }
 
-/// Whether a tree occupies more than `bytes` of disk; files with several names count once. What vanishes meanwhile is
-/// not counted, nor what lies so deep that its path is longer than the kernel takes.
+/// Whether a tree occupies more than `bytes` of disk.
 fn uses_more_than(root: &Path, bytes: u64) -> io::Result<bool> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = match rustix::fs::open(root, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(false),
-        result => result?,
+    let mut walk = match Walk::new(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        walk => walk?,
     };
-    let mut walk = Walk { bytes: 0, linked: HashSet::new(), directories: vec![PathBuf::from(".")] };
-    while let Some(directory) = walk.directories.pop() {
-        match walk.add(root.as_fd(), &directory) {
-            Ok(()) | Err(Errno::NOENT | Errno::NAMETOOLONG | Errno::XDEV | Errno::LOOP | Errno::NOTDIR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if walk.bytes > bytes {
-            return Ok(true);
+    while walk.holding().bytes <= bytes {
+        if walk.advance(ENTRIES_AT_ONCE) {
+            return Ok(walk.holding().bytes > bytes);
         }
     }
-    Ok(false)
-}
-
-struct Walk {
-    bytes: u64,
-    /// Device and inode of files with more than one name.
-    linked: HashSet<(u64, u64)>,
-    directories: Vec<PathBuf>,
-}
-
-impl Walk {
-    fn add(&mut self, root: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let directory = openat2(root, path, flags, Mode::empty(), resolve)?;
-        for entry in Dir::read_from(&directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            let stat = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => continue,
-                result => result?,
-            };
-            if stat.st_nlink > 1
-                && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
-                && !self.linked.insert((stat.st_dev, stat.st_ino))
-            {
-                continue;
-            }
-            self.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                use std::os::unix::ffi::OsStrExt as _;
-                self.directories.push(path.join(std::ffi::OsStr::from_bytes(name.to_bytes())));
-            }
-        }
-        Ok(())
-    }
+    Ok(true)
 }

@@ -143,8 +143,8 @@ impl Layers {
             return Ok(());
         }
         let store = |source| LayerError::Store { diff_id: diff_id.to_string(), source };
-        let temp = tempfile::Builder::new().prefix("layer-").tempdir_in(&self.temp).map_err(store)?;
-        let root = temp.path().join("root");
+        let scratch = Scratch::new(&self.temp, "layer-").map_err(store)?;
+        let root = scratch.0.join("root");
         std::fs::DirBuilder::new().mode(0o755).create(&root).map_err(store)?;
         let usage = self.unpack_into(diff_id, blob, &root, budget)?;
         std::fs::rename(&root, self.path(diff_id)).map_err(store)?;
@@ -154,13 +154,13 @@ impl Layers {
 
     /// Takes the layers that nobody holds and that are not in `needed` out of the store.
     pub(super) fn set_aside_unneeded(&self, needed: &HashSet<Digest>) -> io::Result<Trash> {
-        let mut trash = Trash { dir: tempfile::Builder::new().prefix("trash-").tempdir_in(&self.temp)?, layers: 0 };
+        let mut trash = Trash { dir: Scratch::new(&self.temp, "trash-")?, layers: 0 };
         let mut state = self.state(); // nobody may take a hold between the look and the move
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
             let Some(layer) = name.to_str().and_then(Digest::from_hex) else { continue };
             if !needed.contains(&layer) && !state.holds.contains_key(&layer) {
-                std::fs::rename(self.dir.join(&name), trash.dir.path().join(&name))?;
+                std::fs::rename(self.dir.join(&name), trash.dir.0.join(&name))?;
                 state.usage.remove(&layer);
                 trash.layers += 1;
             }
@@ -202,14 +202,29 @@ impl Layers {
 
 /// Layers that are no longer in the store, but still on the disk.
 pub(super) struct Trash {
-    dir: tempfile::TempDir,
+    dir: Scratch,
     layers: usize,
+}
+
+/// A directory for what an archive says. Dropped, it goes with all in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(parent: &Path, prefix: &str) -> io::Result<Self> {
+        Ok(Self(tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?.keep()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = podbus_common_tree::remove(&self.0); // else the next start does
+    }
 }
 
 impl Trash {
     /// Removes them for good. Returns how many.
     pub(super) fn remove(self) -> io::Result<usize> {
-        self.dir.close()?;
+        podbus_common_tree::remove(&self.dir.0)?;
         Ok(self.layers)
     }
 }

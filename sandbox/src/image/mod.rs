@@ -418,10 +418,7 @@ fn prepare(dir: &Path, temp: &Path) -> io::Result<File> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
     let lock = File::create(dir.join("lock"))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    match std::fs::remove_dir_all(temp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    podbus_common_tree::remove(temp)?;
     for path in [temp, &dir.join("layers"), &dir.join("blobs/sha256")] {
         make(path)?;
     }

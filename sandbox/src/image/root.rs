@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// A parent that an archive does not mention: as every unpacker makes it.
@@ -64,7 +64,7 @@ impl Root {
 
     /// Removes `name` in the directory at `path`, with all below it.
     pub(super) fn remove(&mut self, path: &[u8], name: &[u8]) -> io::Result<()> {
-        remove_tree(self.directory(path)?, name)?;
+        podbus_common_tree::remove_at(self.directory(path)?, name)?;
         self.last = None; // it may have been below what is gone
         Ok(())
     }
@@ -102,22 +102,4 @@ impl Root {
 
 fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
-}
-
-/// Removes `name` and all below it by handle: a link is removed, never followed.
-fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let dir = rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty())?;
-    for entry in Dir::read_from(&dir)? {
-        let entry = entry?;
-        let below = entry.file_name().to_bytes();
-        if below != b"." && below != b".." {
-            remove_tree(dir.as_fd(), below)?;
-        }
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

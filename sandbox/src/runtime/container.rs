@@ -7,6 +7,7 @@ use std::time::Duration;
 use podbus_common_cri::runtime::{
     ContainerConfig, ContainerEventType, ContainerState, LinuxContainerResources, NamespaceMode, NamespaceOption,
 };
+use podbus_common_tree::Holding;
 use podbus_sandbox_linux::message::{Message, kind};
 use podbus_sandbox_linux::slot::{FLAG_UNKNOWN, Place, Slot};
 use tokio::sync::watch;
@@ -20,7 +21,6 @@ use crate::image::Hold;
 use crate::process::{self, Invalid};
 use crate::record::{ContainerBody, Record};
 use crate::stats::Gauges;
-use crate::stats::disk::Holding;
 use crate::volume;
 
 /// What the kernel and the shim may take from the kill to the exit in the record.

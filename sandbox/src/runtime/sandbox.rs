@@ -649,9 +649,6 @@ impl Runtime {
 /// Removes a directory and all in it, off the async workers. One that is gone is fine.
 pub(super) async fn remove_dir(dir: &Path) -> io::Result<()> {
     let dir = dir.to_owned();
-    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    });
+    let removed = tokio::task::spawn_blocking(move || podbus_common_tree::remove(&dir));
     removed.await.map_err(io::Error::other)?
 }

@@ -209,15 +209,10 @@ fn layers(container: &Container, state_dir: &Path) -> Vec<PathBuf> {
 
 /// Makes the writable layer and its work directory, empty.
 fn empty_writable_layer(container: &Container) -> Outcome<(PathBuf, PathBuf)> {
-    let make = |name: &str| {
+    let make = |name: &str| -> Outcome<PathBuf> {
         let dir = container.dir.join(name);
         // A start that died half-way left a work directory that overlayfs refuses.
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(doing("empty the writable layer")(error));
-            }
-            _ => {}
-        }
+        podbus_common_tree::remove(&dir).map_err(doing("empty the writable layer"))?;
         std::fs::create_dir(&dir).map_err(doing("make the writable layer"))?;
         Ok(dir)
     };

@@ -214,6 +214,16 @@ fn zeros(mebibytes: usize, pack: fn(&[u8]) -> Vec<u8>) -> Layer {
 }
 
 #[test]
+fn a_layer_as_deep_as_a_path_can_be_is_replaced_and_removed() {
+    let canary = Canary::new();
+    let deep = |archive: Archive| archive.directory(&"d/".repeat(2000), 0o755).file("d/file", b"");
+    let layers = canary.fixture.load(&[deep(Archive::new()).file("d", b"a file now").layer()]);
+    assert!(layers[0].join("d").is_file());
+    // What fails at its end has been unpacked by then.
+    Canary::new().refuse(deep(Archive::new()).hard_link("x", "none"), "x");
+}
+
+#[test]
 fn a_document_that_is_no_document_is_refused() {
     let fixture = Fixture::new();
     let cases: [(&str, Vec<u8>, &str); 5] = [

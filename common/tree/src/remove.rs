@@ -1,43 +1,44 @@
-//! The end of a pod's directory: unmounted, then deleted by descriptor.
-//!
-//! What lies there was written by users. No link is followed, no mount is crossed, and neither a tree of any depth
-//! nor a directory of any size costs more than a bounded number of descriptors and bytes.
+//! Removing.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 
-use super::mount_table;
+use crate::open_directory;
 
 /// Directories below this depth are moved up and deleted in a later round.
 const DEPTH_MAX: usize = 32;
 /// Names read from a directory at a time.
 const NAMES_MAX: usize = 4096;
 
-/// Unmounts and deletes the pod's directory. That it is gone already is fine.
+/// Removes `path` with all that lies beneath it. That it is gone already is fine.
 ///
-/// Nothing of the pod may run any more.
-pub(crate) fn teardown(pod_dir: &Path) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (pod_dir.parent(), pod_dir.file_name()) else {
-        return Err(io::Error::other(format!("{} is no pod directory", pod_dir.display())));
+/// Nothing may write there any more.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::other(format!("{} lies in no directory", path.display())));
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent_fd = match rustix::fs::open(parent, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        result => result?,
-    };
-    let directory = match open_directory(parent_fd.as_fd(), &c_string(name)?) {
-        Err(Errno::NOENT) => return Ok(()),
-        result => result?,
-    };
-    for point in mount_table::beneath(&fs_err::canonicalize(pod_dir)?)? {
-        unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    match rustix::fs::open(parent, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        parent => remove_at(parent?.as_fd(), name.as_bytes()),
     }
+}
+
+/// As [`remove`], of a name in an open directory.
+pub fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let name = CString::new(name)?;
+    match unlinkat(parent, &name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let directory = open_directory(parent, &name)?;
     let mut removal = Removal { top: directory.as_fd(), moved: 0 };
     loop {
         let moved_before = removal.moved;
@@ -46,12 +47,12 @@ pub(crate) fn teardown(pod_dir: &Path) -> io::Result<()> {
             break;
         }
     }
-    unlinkat(&parent_fd, name, AtFlags::REMOVEDIR)?;
+    unlinkat(parent, &name, AtFlags::REMOVEDIR)?;
     Ok(())
 }
 
 struct Removal<'a> {
-    /// The pod's directory, where deep directories are moved to.
+    /// What is removed. Deep directories are moved up to here.
     top: BorrowedFd<'a>,
     moved: u64,
 }
@@ -90,9 +91,7 @@ impl Removal<'_> {
         unlinkat(parent, name, AtFlags::REMOVEDIR)?;
         Ok(())
     }
-}
 
-impl Removal<'_> {
     fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
         loop {
             self.moved += 1;
@@ -104,13 +103,6 @@ impl Removal<'_> {
             }
         }
     }
-}
-
-/// Fails at a link (`ELOOP`) and at a mount (`EXDEV`).
-fn open_directory(parent: BorrowedFd<'_>, name: &CString) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    openat2(parent, name, flags, Mode::empty(), resolve)
 }
 
 /// Some of the names in a directory, and which are directories for certain.
@@ -126,7 +118,7 @@ fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<(CString, bool)>> {
     Ok(names)
 }
 
-fn is_directory(parent: BorrowedFd<'_>, name: &std::ffi::CStr, file_type: FileType) -> io::Result<bool> {
+fn is_directory(parent: BorrowedFd<'_>, name: &CStr, file_type: FileType) -> io::Result<bool> {
     match file_type {
         // Some file systems do not say.
         FileType::Unknown => {
@@ -136,9 +128,4 @@ fn is_directory(parent: BorrowedFd<'_>, name: &std::ffi::CStr, file_type: FileTy
         }
         known => Ok(known == FileType::Directory),
     }
-}
-
-fn c_string(name: &std::ffi::OsStr) -> io::Result<CString> {
-    use std::os::unix::ffi::OsStrExt as _;
-    Ok(CString::new(name.as_bytes())?)
 }
