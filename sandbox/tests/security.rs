@@ -8,5 +8,6 @@ mod hostile_image;
 mod identity;
 mod kernel_views;
 mod mounts;
+mod names;
 mod processes;
 mod seccomp;

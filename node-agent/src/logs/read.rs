@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::files;
 use super::line::Line;
+use super::open;
 use super::tail::{Start, start_of_tail};
 
 /// Read from a file at a time.
@@ -143,9 +144,10 @@ impl LogReader {
 
     async fn open_next(&mut self) -> io::Result<bool> {
         while let Some(path) = self.to_come.front() {
-            match File::open(path).await {
+            let path = path.clone();
+            match tokio::task::spawn_blocking(move || open(&path)).await? {
                 Ok(file) => {
-                    self.file = Some(file);
+                    self.file = Some(File::from_std(file));
                     self.to_come.pop_front();
                     return Ok(true);
                 }

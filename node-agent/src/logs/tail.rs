@@ -3,9 +3,8 @@
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use super::line::Line;
+use super::open;
 
 /// Read at a time, from the end.
 const BLOCK_BYTES: u64 = 64 << 10;
@@ -51,7 +50,7 @@ impl Count {
 
 /// Goes back through one file line by line. What follows the last line feed is still being written: no line yet.
 fn scan_back(path: &Path, count: &mut Count) -> io::Result<Option<u64>> {
-    let mut file = match fs::File::open(path) {
+    let mut file = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result?,
     };

@@ -231,3 +231,38 @@ fn old_runs_lose_their_logs_and_the_newest_keep_theirs() {
     assert!(directory.join("other").exists() && !directory.join("9.log.20251124-160003000").exists());
     assert_eq!(attempts(root.path(), "none").unwrap(), Vec::<u32>::new());
 }
+
+#[tokio::test]
+async fn a_log_that_is_a_link_a_pipe_or_a_device_is_not_read() {
+    let root = tempfile::tempdir().unwrap();
+    let secret = root.path().join("secret");
+    fs::write(&secret, "of the node\n").unwrap();
+    let path = |name: &str| root.path().join(name);
+    std::os::unix::fs::symlink(&secret, path("link.log")).unwrap();
+    fs::hard_link(&secret, path("hard.log")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", path("device.log")).unwrap();
+    fs::create_dir(path("directory.log")).unwrap();
+    nix::unistd::mkfifo(&path("pipe.log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for name in ["link.log", "hard.log", "device.log", "directory.log", "pipe.log"] {
+        for options in [LogOptions::default(), tail(3)] {
+            let (_ended, ended) = watch::channel(true);
+            let opened = tokio::time::timeout(DEADLINE, LogReader::open(&path(name), options, ended)).await;
+            assert!(opened.expect("it does not hang").is_err(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_becomes_a_link_while_it_is_followed_is_not_read() {
+    let root = tempfile::tempdir().unwrap();
+    let (log, secret) = (root.path().join("0.log"), root.path().join("secret"));
+    fs::write(&secret, "of the node\n").unwrap();
+    Writer::open(&log).line(1);
+    let (_ended, ended) = watch::channel(false);
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let mut reader = LogReader::open(&log, follow, ended).await.unwrap();
+    assert_eq!(reader.next().await.unwrap().unwrap().data, "1\n");
+    fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink(&secret, &log).unwrap();
+    assert!(tokio::time::timeout(DEADLINE, reader.next()).await.expect("in time").is_err());
+}

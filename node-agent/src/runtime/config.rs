@@ -142,7 +142,7 @@ pub(crate) fn container_config(
         command: expand_all(&container.command, &environment),
         args: expand_all(&container.args, &environment),
         working_dir: container.working_dir.clone(),
-        mounts: mounts(place),
+        mounts: mounts(container, place),
         labels,
         annotations,
         log_path: logs::relative_path(&container.name, place.attempt),
@@ -303,7 +303,7 @@ fn container_security(
     }
 }
 
-fn mounts(place: &ContainerPlace<'_>) -> Vec<v1::Mount> {
+fn mounts(container: &Container, place: &ContainerPlace<'_>) -> Vec<v1::Mount> {
     let mount = |container_path: String, host_path: &Path, readonly| v1::Mount {
         container_path,
         host_path: host_path.to_string_lossy().into_owned(),
@@ -318,7 +318,9 @@ fn mounts(place: &ContainerPlace<'_>) -> Vec<v1::Mount> {
         place.mounts.iter().map(|m| mount(m.container_path.clone(), &m.host_path, m.read_only)).collect();
     let hosts_is_taken = mounts.iter().any(|m| m.container_path == "/etc/hosts");
     if let Some(path) = place.etc_hosts.as_ref().filter(|_| !hosts_is_taken) {
-        mounts.push(mount("/etc/hosts".to_owned(), path, false));
+        let context = container.security_context.as_ref();
+        let readonly = context.and_then(|context| context.read_only_root_filesystem).unwrap_or(false);
+        mounts.push(mount("/etc/hosts".to_owned(), path, readonly));
     }
     mounts
 }

@@ -12,8 +12,40 @@ use crate::process::{Invalid, security};
 use crate::user::id;
 use crate::userns::Mapping;
 
+/// The longest name: that of a DNS subdomain.
+const NAME_BYTES_MAX: usize = 253;
+
+/// A name becomes the argument of a network plugin, a line of a file, a part of what others print: nothing in it may
+/// mean something there.
+fn check_name(what: &str, name: &str) -> Result<(), Invalid> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let is_edge = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if bytes.len() > NAME_BYTES_MAX || !name.bytes().all(is_plain) || !is_edge(bytes.first()) {
+        return Err(Invalid(format!(
+            "the {what} {name:?} is not {NAME_BYTES_MAX} bytes at most of letters, digits, `_`, `.` and `-`, the first a letter or digit"
+        )));
+    }
+    Ok(())
+}
+
+/// A path that is what it says: no part of it leads back.
+fn check_plain(what: &str, path: &str, is_absolute: bool) -> Result<(), Invalid> {
+    let leads_back = path.contains('\0') || path.split('/').any(|part| part == "..");
+    if path.is_empty() || (path.starts_with('/') == is_absolute && !leads_back) {
+        return Ok(());
+    }
+    let kind = if is_absolute { "an absolute" } else { "a relative" };
+    Err(Invalid(format!("the {what} {path:?} is not {kind} path without `..`")))
+}
+
 /// Refuses a sandbox that asks for what cannot be.
 pub(super) fn check_sandbox(config: &PodSandboxConfig) -> Result<(), Invalid> {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let names = [("name", &metadata.name), ("namespace", &metadata.namespace), ("uid", &metadata.uid)];
+    names.into_iter().try_for_each(|(what, name)| check_name(&format!("{what} of the sandbox"), name))?;
+    check_name("hostname", &config.hostname)?;
+    check_plain("log_directory", &config.log_directory, true)?;
     let linux = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let Some(context) = linux else { return Ok(()) };
     let options = context.namespace_options.clone().unwrap_or_default();
@@ -38,6 +70,8 @@ pub(super) fn check_sandbox(config: &PodSandboxConfig) -> Result<(), Invalid> {
 
 /// Refuses a container that asks for what cannot be, or for more than its sandbox has.
 pub(super) fn check_container(sandbox: &PodSandboxConfig, config: &ContainerConfig) -> Result<(), Invalid> {
+    check_name("name of the container", &config.metadata.clone().unwrap_or_default().name)?;
+    check_plain("log_path", &config.log_path, false)?;
     if let Some(device) = config.cdi_devices.first() {
         return Err(Invalid(format!("the CDI device {:?}: this runtime reads no CDI specifications", device.name)));
     }
@@ -159,6 +193,25 @@ mod tests {
 
     fn profile(kind: ProfileType, name: &str) -> Option<SecurityProfile> {
         Some(SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
+    }
+
+    #[test]
+    fn a_name_that_could_mean_something_elsewhere_is_refused() {
+        let long = "a".repeat(254);
+        for name in ["../a", "a/b", "a;IP=10.0.0.1", "a=b", "a\nb", "a\0b", "a b", "-a", ".a", "\u{e9}", &long] {
+            assert!(check_name("name", name).is_err(), "{name:?}");
+        }
+        for name in ["", "a", "web-0.default", "A_1", "0123", &long[1..]] {
+            assert_eq!(check_name("name", name), Ok(()));
+        }
+        for path in ["../a", "a/../../b", "/a", "a\0b", ".."] {
+            assert!(check_plain("log_path", path, false).is_err(), "{path:?}");
+        }
+        for path in ["", "a.log", "a/0.log", "a..b/0.log"] {
+            assert_eq!(check_plain("log_path", path, false), Ok(()));
+        }
+        assert!(check_plain("log_directory", "var/log", true).is_err());
+        assert_eq!(check_plain("log_directory", "/var/log/pods", true), Ok(()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use podbus_sandbox_linux::message::{Message, kind};
 use podbus_sandbox_linux::mount::{NODEV, RDONLY};
 use podbus_sandbox_linux::plan::tag;
 use podbus_sandbox_linux::slot::{FLAG_START_FAILED, Slot};
+use rustix::fs::OFlags;
 
 use super::{Container, Device, Outcome, Runtime, RuntimeError, device, doing, image_volume, now};
 use crate::cgroup::{Door, Limits};
@@ -257,8 +258,15 @@ pub(super) fn open_log(path: &str) -> Outcome<Option<std::fs::File>> {
     if let Some(parent) = Path::new(path).parent() {
         std::fs::create_dir_all(parent).map_err(doing(format!("make {}", parent.display())))?;
     }
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    file.map(Some).map_err(doing(format!("open the log {path}")))
+    // Not what a link leads to; and a pipe would block.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    let file = options.append(true).create(true).mode(0o640).custom_flags(flags.bits().cast_signed()).open(path);
+    let regular = file.and_then(|file| match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::other("it is no regular file")),
+    });
+    regular.map(Some).map_err(doing(format!("open the log {path}")))
 }
 
 /// The request's mounts and devices, and the pod's files where the request has none at their place. `user` is the pod's

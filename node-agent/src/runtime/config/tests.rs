@@ -115,6 +115,15 @@ fn a_container_carries_its_command_environment_mounts_and_log() {
 }
 
 #[test]
+fn a_container_with_a_read_only_root_cannot_write_the_hosts_file() {
+    let mut pod = pod();
+    let context = SecurityContext { read_only_root_filesystem: Some(true), ..Default::default() };
+    pod.spec.containers[0].security_context = Some(context);
+    let config = config_of(&pod, &image(None, "")).unwrap();
+    assert!(config.mounts.iter().any(|m| m.container_path == "/etc/hosts" && m.readonly));
+}
+
+#[test]
 fn a_mount_over_the_hosts_file_wins() {
     let pod = pod();
     let place = ContainerPlace {
