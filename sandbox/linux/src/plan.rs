@@ -282,4 +282,19 @@ mod tests {
         assert_eq!(device, ([1, 2, 3, 4, 5], &b"snd/seq"[..]));
         assert_eq!(Plan::new(&bytes[..bytes.len() - 9]).count(), 4);
     }
+
+    #[test]
+    fn a_field_of_any_length_is_read_whole_and_never_cut() {
+        for length in [0, 1, 7, 8, 255, 256, 65_535, 65_536, 65_537, 16 << 20, (16 << 20) + 1] {
+            let value = std::vec![b'x'; length];
+            let mut writer = Writer::default();
+            writer.bytes(tag::ENVIRONMENT, &value);
+            writer.bytes(tag::ARGUMENT, b"after");
+            let bytes = writer.finish();
+            let plan = Plan::new(&bytes);
+            assert!(plan.first(tag::ENVIRONMENT).unwrap().bytes() == value, "{length}");
+            assert_eq!(plan.first(tag::ARGUMENT).unwrap().bytes(), b"after");
+            assert_eq!(Plan::new(&bytes[..bytes.len() - 16]).all(tag::ARGUMENT).count(), 0, "a cut one is not read");
+        }
+    }
 }

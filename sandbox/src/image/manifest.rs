@@ -325,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn an_image_says_what_its_process_is_and_nothing_else() {
+        let parse = |config: serde_json::Value| {
+            let whole = serde_json::json!({"os": "linux", "rootfs": {"diff_ids": [A]}, "config": config});
+            Config::parse(whole.to_string().as_bytes(), &Limits::default()).unwrap().defaults
+        };
+        let mut config = serde_json::json!({"Cmd": ["sh"], "User": "web"});
+        let plain = format!("{:?}", parse(config.clone()));
+        config["Labels"] = serde_json::json!({"io.kubernetes.cri.container-type": "sandbox", "podbus.privileged": "true",
+            "containerd.io/restart.loguri": "binary:///bin/sh", "io.kubernetes.container.name": "other"});
+        config["Volumes"] = serde_json::json!({"/../../etc": {}});
+        config["ExposedPorts"] = serde_json::json!({"22/tcp": {}});
+        config["Healthcheck"] = serde_json::json!({"Test": ["CMD", "/bin/sh"]});
+        config["OnBuild"] = serde_json::json!(["RUN sh"]);
+        config["Privileged"] = serde_json::json!(true);
+        assert_eq!(format!("{:?}", parse(config)), plain);
+    }
+
+    #[test]
     fn a_document_is_read_in_one_way_or_not_at_all() {
         let one = descriptor(A, None);
         let index = serde_json::json!({"schemaVersion": 2, "manifests": [one]});

@@ -194,3 +194,39 @@ fn a_pod_with_users_of_its_own_cannot_have_what_is_the_nodes() {
         host
     });
 }
+
+#[test]
+fn processes_of_such_a_pod_are_in_its_cgroup_and_have_its_limits() {
+    on_host(|mut host| async move {
+        let sandbox = host.run_pod_with(pod_with_users("web", NamespaceMode::Container)).await;
+        let resources =
+            LinuxContainerResources { memory_limit_in_bytes: 64 << 20, cpu_shares: 512, ..Default::default() };
+        let context = LinuxContainerSecurityContext {
+            namespace_options: Some(options(NamespaceMode::Container)),
+            ..Default::default()
+        };
+        let linux = LinuxContainerConfig { resources: Some(resources), security_context: Some(context) };
+        let config = ContainerConfig { linux: Some(linux), ..container("a", "sleep 600 & sleep 600") };
+        let id = host.run_with(&sandbox, config).await;
+        let find = |host: &Host, file: &str, id: &str| {
+            host.cgroups().into_iter().map(|pod| pod.join(id)).find(|it| it.join(file).exists())
+        };
+        let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let (memory, pids) = if v2 { ("memory.max", "pids.max") } else { ("memory.limit_in_bytes", "pids.max") };
+        for (file, expected) in [(memory, "67108864"), (pids, "4096")] {
+            let dir = find(&host, file, &id).unwrap();
+            assert_eq!(std::fs::read_to_string(dir.join(file)).unwrap().trim(), expected, "{file}");
+            let inside = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+            let pid = host.pid(&id).await.to_string();
+            assert!(inside.lines().any(|line| line == pid), "{pid} is not in {}: {inside}", dir.display());
+        }
+        // One more process, and what is born in the pod, is held as well.
+        let (own, _) = host.exec(&id, "cat /proc/self/cgroup").await;
+        assert!(!own.contains("/.."), "an exec is outside of the container's cgroup: {own}");
+        let file = find(&host, "pids.max", &id).unwrap().join("pids.max");
+        std::fs::write(&file, "4").unwrap();
+        let (seen, _) = host.exec(&id, "for n in 1 2 3 4 5 6; do sleep 600 & done").await;
+        assert!(seen.contains("fork"), "{seen}");
+        host
+    });
+}

@@ -94,3 +94,22 @@ fn a_value_of_the_environment_changes_no_account() {
         host
     });
 }
+
+#[test]
+fn limits_umask_and_keys_are_not_those_of_the_runtime() {
+    on_host(|mut host| async move {
+        let sandbox = host.run_pod("web").await;
+        let script = "umask; ulimit -c; wc -l < /proc/keys; ulimit -Sn; ulimit -Hn";
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let own: Vec<&str> = files.split_whitespace().skip(3).take(2).collect();
+        // What is held below that itself, and may not go beyond, gives what it has.
+        let files = [["1024", "524288"].join("\n"), own.join("\n")];
+        let expected = files.map(|files| format!("0022\n0\n0\n{files}\n"));
+        let seen = host.output(&sandbox, "a", script).await;
+        assert!(expected.contains(&seen), "{seen}");
+        let id = host.run(&sandbox, "b", "sleep 1000").await;
+        assert_eq!(host.exec(&id, script).await.0, seen, "execs have the same");
+        host
+    });
+}
