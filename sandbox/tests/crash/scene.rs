@@ -133,12 +133,12 @@ impl Scene {
             }
             Request::PullImage => {
                 let request = PullImageRequest { image: Some(self.image()), ..Default::default() };
-                images(host).await.pull_image(request).await.map(drop)
+                images(host).pull_image(request).await.map(drop)
             }
             Request::Load => load(host).await,
             Request::RemoveImage => {
                 let request = RemoveImageRequest { image: Some(self.image()) };
-                images(host).await.remove_image(request).await.map(drop)
+                images(host).remove_image(request).await.map(drop)
             }
         }
     }
@@ -262,7 +262,7 @@ impl Scene {
             host.remove_pod(sandbox).await;
         }
         if seen.image {
-            images(host).await.remove_image(RemoveImageRequest { image: Some(self.image()) }).await.unwrap();
+            images(host).remove_image(RemoveImageRequest { image: Some(self.image()) }).await.unwrap();
         }
         let _ = std::fs::remove_dir_all(host.path("logs")); // which are the client's to remove
     }
@@ -276,7 +276,7 @@ impl Scene {
             None => None,
         };
         let status = ImageStatusRequest { image: Some(self.image()), verbose: false };
-        let image = images(host).await.image_status(status).await.unwrap().into_inner().image;
+        let image = images(host).image_status(status).await.unwrap().into_inner().image;
         let sandboxes = sandboxes.into_iter().map(|it| (it.id.clone(), it.state())).collect();
         Seen { sandboxes, container, image: image.is_some() }
     }
@@ -293,8 +293,8 @@ impl Seen {
     }
 }
 
-async fn images(host: &Host) -> ImageServiceClient<Channel> {
-    ImageServiceClient::new(host.channel().await)
+fn images(host: &Host) -> ImageServiceClient<Channel> {
+    ImageServiceClient::new(host.channel())
 }
 
 /// Loads an image of two layers.
@@ -302,7 +302,7 @@ async fn load(host: &Host) -> Result<(), Status> {
     let layers = [b'1', b'2'].map(|mark| Archive::new().file(&format!("file-{mark}"), &[mark; 5000]).layer());
     let chunk = docker_archive(LOADED, &layers).into();
     let requests = tokio_stream::iter([LoadRequest { name: String::new(), chunk }]);
-    let mut answers = ImageArchiveClient::new(host.channel().await).load(requests).await?.into_inner();
+    let mut answers = ImageArchiveClient::new(host.channel()).load(requests).await?.into_inner();
     while answers.message().await?.is_some() {}
     Ok(())
 }

@@ -140,8 +140,9 @@ impl Host {
         i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
     }
 
-    pub(crate) async fn channel(&self) -> Channel {
-        podbus_common_cri::connect(&self.socket(), PATIENCE).await.unwrap()
+    /// A connection of its own, made by its first request: a daemon that dies meanwhile fails that.
+    pub(crate) fn channel(&self) -> Channel {
+        podbus_common_cri::connect_lazy(&self.socket(), PATIENCE)
     }
 
     /// SIGTERM to the daemon; whether it ended well.
@@ -178,7 +179,7 @@ impl Host {
             .map(|chunk| LoadRequest { name: String::new(), chunk: chunk.to_vec().into() })
             .collect();
         let mut answers =
-            ImageArchiveClient::new(self.channel().await).load(tokio_stream::iter(chunks)).await.unwrap().into_inner();
+            ImageArchiveClient::new(self.channel()).load(tokio_stream::iter(chunks)).await.unwrap().into_inner();
         while answers.message().await.unwrap().is_some() {}
     }
 

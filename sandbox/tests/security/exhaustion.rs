@@ -43,7 +43,7 @@ fn a_command_without_end_costs_the_runtime_no_more_than_its_bound() {
             cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
             timeout: 10,
         };
-        let mut cri = RuntimeServiceClient::new(host.channel().await).max_decoding_message_size(16 << 20);
+        let mut cri = RuntimeServiceClient::new(host.channel()).max_decoding_message_size(16 << 20);
         let answer = cri.exec_sync(request("head -c 33554432 /dev/zero; echo end >&2")).await.unwrap().into_inner();
         assert!(answer.stdout.len() <= 8 << 20, "{} bytes", answer.stdout.len());
         assert_eq!((answer.exit_code, answer.stderr.as_slice()), (0, &b"end\n"[..]), "what is left out is still read");
