@@ -21,6 +21,7 @@ use crate::cluster::{Cluster, PodName};
 use crate::events::Recorder;
 use crate::health::Health;
 use crate::input::{Input, Now};
+use crate::kept::KeptPod;
 use crate::lease::LeaseLost;
 use crate::lineage::Lineage;
 use crate::output::Output;
@@ -346,11 +347,15 @@ impl Leader {
             self.cluster.apply(&key, record, revision);
         }
         self.count_bound(object, before.as_ref());
+        let pod_before = match &before {
+            Some(Shown::Pod(seen)) => Some(Arc::clone(&seen.pod)),
+            _ => None,
+        };
         self.tell_watchers(object, before, gone_at);
         if conflict {
             self.stats.conflicts += 1;
             self.warn_of_conflict(object, &busy.op);
-            self.repair(object, &busy.op);
+            self.repair(object, &busy.op, pod_before.as_deref());
         } else {
             self.carry_out(busy.effects);
         }
@@ -384,17 +389,27 @@ impl Leader {
     }
 
     /// After a foreign write: what was assumed is void, and what is there now counts.
-    fn repair(&mut self, object: &Object, op: &Op) {
-        if let (Some(uid), Object::Pod(name)) = (op.assumed_uid(), object) {
-            self.core.release(&uid);
-            self.core.dequeue(&uid);
-            self.creating.remove(&uid);
-            if let Some(pod) = self.cluster.pod(name) {
-                if pod.spec.node_name.is_empty() {
-                    self.enqueue(&pod);
-                } else {
-                    self.core.assume(&pod.metadata.uid, &pod.spec.node_name, &crate::binding::spec(&pod));
-                }
+    fn repair(&mut self, object: &Object, op: &Op, before: Option<&KeptPod>) {
+        if let Object::Pod(name) = object {
+            let pod = self.cluster.pod(name);
+            // A leader that is dead may have removed or replaced it just now.
+            let is_gone = |before: &&KeptPod| {
+                let stays = pod.as_ref().is_some_and(|pod| *pod.metadata.uid == *before.uid);
+                !stays && self.cluster.removal(before.node(), &before.uid).is_none()
+            };
+            let gone = before.filter(is_gone).map(|before| before.uid.to_string());
+            let void: Vec<_> = op.assumed_uid().into_iter().chain(gone).collect();
+            for uid in &void {
+                self.core.release(uid);
+                self.core.dequeue(uid);
+                self.creating.remove(uid);
+            }
+            match pod {
+                // That one may never come to its status.
+                None => self.submit(object.clone(), Op::Drop),
+                Some(_) if void.is_empty() => {}
+                Some(pod) if pod.spec.node_name.is_empty() => self.enqueue(&pod),
+                Some(pod) => self.core.assume(&pod.metadata.uid, &pod.spec.node_name, &crate::binding::spec(&pod)),
             }
         }
         if !matches!(op, Op::Bind { .. } | Op::Unschedulable { .. }) {
@@ -420,3 +435,6 @@ impl Leader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

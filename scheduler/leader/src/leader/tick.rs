@@ -116,6 +116,3 @@ fn lost_at(node: &Node) -> Option<Timestamp> {
     let condition = node.status.conditions.iter().find(|c| c.kind == "Ready")?;
     condition.last_transition_time.filter(|_| condition.status == "Unknown")
 }
-
-#[cfg(test)]
-mod tests;

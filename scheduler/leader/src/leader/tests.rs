@@ -1,31 +1,37 @@
 use std::collections::BTreeMap;
 
 use podbus_common::api::LeaseTerm;
-use podbus_common::proto::{Heartbeat, NodeDescription, SyncRequest, Term};
+use podbus_common::model::Timestamp;
+use podbus_common::proto::{Heartbeat, NodeDescription};
+use serde_json::json;
 
 use super::*;
-use crate::cluster::Cluster;
-use crate::leader::{Settings, Start, TICK_EVERY};
-use crate::lineage::Lineage;
-use crate::writing::{Step, Writing};
-use crate::{Input, Now};
+use crate::nodes;
+use crate::record::{Record, StatusRecord};
+use crate::writing::{Failed, Step, Writing};
 
 /// A leader, its clock, and a store that takes all.
 struct Scene {
     leader: Leader,
     now: Instant,
     revision: u64,
+    /// What somebody else purged.
+    purged: Vec<&'static str>,
 }
 
 impl Scene {
     fn with_node() -> Self {
+        Self::with_node_and(Cluster::default())
+    }
+
+    fn with_node_and(cluster: Cluster) -> Self {
         let now = Instant::now();
         let term = Term { epoch: 1, nonce: "n".into() };
         let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0, cold: true }], 1);
-        let start = Start { cluster: Cluster::default(), term, lineage, remembered: None };
+        let start = Start { cluster, term, lineage, remembered: None };
         let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
         let leader = Leader::new(start, "control".into(), settings, [7; 32], at(now));
-        let mut scene = Self { leader, now, revision: 1 };
+        let mut scene = Self { leader, now, revision: 1, purged: Vec::new() };
         let amounts = [("cpu", "1"), ("memory", "1Gi"), ("pods", "10")];
         let amounts: BTreeMap<_, _> = amounts.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let description = NodeDescription { capacity: amounts.clone(), allocatable: amounts, ..Default::default() };
@@ -50,9 +56,14 @@ impl Scene {
             if let Output::Write { object, writes } = output {
                 let mut writing = Writing::new(1, writes);
                 while let Some(step) = writing.step() {
-                    assert!(matches!(step, Step::Write { .. }), "nobody else writes");
-                    self.revision += 1;
-                    writing.wrote(Ok(self.revision));
+                    match step {
+                        Step::Write { key, .. } if self.purged.contains(&&*key) => writing.wrote(Err(Failed::Conflict)),
+                        Step::Write { .. } => {
+                            self.revision += 1;
+                            writing.wrote(Ok(self.revision));
+                        }
+                        Step::Read { .. } => writing.read(Some(None)),
+                    }
                 }
                 self.hear(Input::Written { object, outcome: writing.finish() });
             }
@@ -86,4 +97,35 @@ fn a_node_that_says_nothing_is_lost_unless_it_may_not_have_been_heard() {
     assert_eq!(scene.node_is(), "True");
     scene.tick_for(Duration::from_secs(2), true);
     assert_eq!(scene.node_is(), "Unknown");
+}
+
+#[test]
+fn the_place_of_a_pod_that_a_dead_leader_removed_late_is_free_and_its_status_goes() {
+    let pod = |name: &str, uid: &str, node: &str| {
+        let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": name, "uid": uid},
+            "spec": {"nodeName": node, "containers": [container]}})
+    };
+    let mut cluster = Cluster::default();
+    let old: Record = Record::Pod(Arc::new(serde_json::from_value(pod("old", "u", "node-1")).unwrap()));
+    cluster.apply("pods.default.old", Some(old), 1);
+    let status = StatusRecord { uid: "u".into(), sequence: 1, ..Default::default() };
+    cluster.apply("podstatus.default.old", Some(Record::Status(Arc::new(status))), 1);
+    let mut scene = Scene::with_node_and(cluster);
+    let call = |call, verb: &str, request: serde_json::Value| Input::Call {
+        call,
+        subject: format!("podbus.api.v1.default.pods.{verb}"),
+        payload: request.to_string().into(),
+    };
+
+    scene.hear(call(1, "apply", json!({"object": pod("new", "", "")})));
+    let new = PodName { namespace: "default".into(), name: "new".into() };
+    let node_of_new = |scene: &Scene| scene.leader.cluster.kept(&new).unwrap().node().to_owned();
+    assert_eq!(node_of_new(&scene), "", "the old one has the whole node");
+
+    scene.purged.push("pods.default.old");
+    scene.hear(call(2, "delete", json!({"name": "old"})));
+    scene.tick_for(Duration::from_secs(1), true);
+    assert_eq!(node_of_new(&scene), "node-1");
+    assert!(!scene.leader.cluster.holds("podstatus.default.old"));
 }
