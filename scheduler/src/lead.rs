@@ -14,7 +14,7 @@ use crate::outbox::Outbox;
 use crate::publisher::Publisher;
 use crate::store::Store;
 use crate::telemetry::{Telemetry, input_name};
-use crate::writer::Writer;
+use crate::writer::{Patient, Writer};
 
 /// With more inputs waiting than this the leader is behind: who seems silent may have spoken.
 const BEHIND_MAX: usize = INPUTS_MAX / 8;
@@ -35,11 +35,19 @@ pub(crate) async fn lead(
     calls::serve(bus, sure_rx.clone(), heard_tx.clone()).await?;
     telemetry.leads(sure_rx.clone(), heard_tx.clone());
     let ended = CancellationToken::new();
+    let patient = Patient {
+        store,
+        bus: bus.clone(),
+        sure: sure_rx.clone(),
+        heard: heard_tx,
+        telemetry: telemetry.clone(),
+        ended: ended.clone(),
+    };
     let mut shell = Shell {
         calls: Calls::new(telemetry.clone()),
         outbox: Outbox::start(bus.client().clone(), telemetry.clone()),
         publisher: Publisher::start(bus.client().clone(), telemetry.clone()),
-        writer: Writer::start(store, bus.clone(), sure_rx.clone(), heard_tx, telemetry.clone(), ended.clone()).await?,
+        writer: Writer::start(patient).await?,
     };
     // No write of this term is attempted once it is over.
     let _ended = ended.drop_guard();

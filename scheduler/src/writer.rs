@@ -36,18 +36,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// `ended` is cancelled when the term is over: then no write of it is attempted any more.
-    pub(crate) async fn start(
-        store: Store,
-        bus: Bus,
-        sure: watch::Receiver<Sure>,
-        heard: mpsc::Sender<Heard>,
-        telemetry: Telemetry,
-        ended: CancellationToken,
-    ) -> anyhow::Result<Self> {
-        let inbox = bus.client().new_inbox();
-        let acks = bus.client().subscribe(format!("{inbox}.*")).await?;
-        let patient = Patient { store, bus, sure, heard, telemetry, ended };
+    pub(crate) async fn start(patient: Patient) -> anyhow::Result<Self> {
+        let client = patient.bus.client();
+        let inbox = client.new_inbox();
+        let acks = client.subscribe(format!("{inbox}.*")).await?;
         let pipeline = Pipeline { patient: patient.clone(), inbox, in_flight: VecDeque::new(), first: 0 };
         let (queue, decided) = mpsc::unbounded_channel();
         let ended = patient.ended.clone();
@@ -172,13 +164,15 @@ impl Pipeline {
 
 /// Makes writes that did not succeed at once, step by step.
 #[derive(Clone)]
-struct Patient {
-    store: Store,
-    bus: Bus,
-    sure: watch::Receiver<Sure>,
-    heard: mpsc::Sender<Heard>,
-    telemetry: Telemetry,
-    ended: CancellationToken,
+pub(crate) struct Patient {
+    pub(crate) store: Store,
+    pub(crate) bus: Bus,
+    pub(crate) sure: watch::Receiver<Sure>,
+    /// Where the leader hears of the outcomes.
+    pub(crate) heard: mpsc::Sender<Heard>,
+    pub(crate) telemetry: Telemetry,
+    /// Cancelled when the term is over: then no write of it is attempted any more.
+    pub(crate) ended: CancellationToken,
 }
 
 impl Patient {
