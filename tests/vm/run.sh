@@ -26,7 +26,7 @@ fail() {
 [ "$(uname -m)" = x86_64 ] || fail "tests/vm/run.sh knows kernels for x86_64 only"
 PATH=$PATH:/usr/sbin:/sbin
 mkdir -p "$cache"
-work=$(mktemp -d "$cache/run-XXXXXX")
+work=$(mktemp -d -p "$cache")
 trap 'rm -rf "$work"' EXIT
 
 # Fetches Debian's kernel and unpacks it, so that nothing is installed or booted here.

@@ -1,7 +1,8 @@
 //! The way to a pod's shim, from its directory and socket on; and such ways made in advance.
 //!
 //! A spare is a directory beneath `<state>/spare`, a shim that waits at its socket in namespaces of its own, and the
-//! connection to it. The shim has no record and ends with the connection, and the next daemon empties the directory: a death leaves nothing.
+//! connection to it. The shim has no record and ends with the connection, and the next daemon empties the directory: a
+//! death leaves nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
