@@ -30,7 +30,7 @@ help: ## List what make can do
 # and networks (containernetworking-plugins, whose portmap calls iptables).
 PACKAGES := nats-server:nats-server busybox-static:busybox gcc:gcc libc6-dev:
 TEST_PACKAGES := iproute2:ip nftables:nft docker-registry:docker-registry skopeo:skopeo openssl:openssl runc:runc jq:jq \
-  containernetworking-plugins: iptables:iptables
+  containerd:containerd containernetworking-plugins: iptables:iptables
 
 .PHONY: setup
 setup: check-cargo ## Install the packages that building and running need

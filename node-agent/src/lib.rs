@@ -5,6 +5,7 @@
 
 mod agent;
 mod args;
+mod cgroups;
 mod health;
 mod journal;
 mod logs;

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and that is all there is to say")]
 
 mod cluster;
+#[path = "../containerd.rs"]
+mod containerd;
 mod errors;
 mod exits;
 mod faults;
@@ -14,6 +16,7 @@ mod life;
 mod lost_node;
 mod observability;
 mod purity;
+mod runtimes;
 mod soak;
 mod store_loss;
 mod take_over;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use podbus_common::fold::qos;
 use podbus_common::model::Timestamp;
 use podbus_common_cri::runtime as v1;
 use podbus_node_agent_core::chronicle::RunOf;
@@ -18,7 +17,7 @@ use super::{Interruption, Worker, now};
 use crate::runtime::config::{SandboxPlace, sandbox_config};
 use crate::runtime::observe::observe;
 use crate::runtime::{Runtime, RuntimeError, ignore_not_found};
-use crate::{logs, volumes};
+use crate::{cgroups, logs, volumes};
 
 /// Runs whose logs are kept: the newest, and the one before it for `logs --previous`.
 const LOGGED_RUNS: usize = 2;
@@ -223,15 +222,10 @@ impl<R: Runtime> Worker<R> {
 
     fn sandbox_config(&self, sight: &Sight, attempt: u32, user_ids: Option<u32>) -> v1::PodSandboxConfig {
         let pod = &sight.wanted.pod;
-        let class = match qos(pod) {
-            "BestEffort" => "/besteffort",
-            "Burstable" => "/burstable",
-            _ => "",
-        };
         let place = SandboxPlace {
             attempt,
             pod_dir: &self.pod_dir,
-            cgroup_parent: format!("{}{class}/pod{}", self.node.cgroup_root, self.uid),
+            cgroup_parent: cgroups::of_pod(&self.node.cgroup_root, pod),
             pod_json: sight.wanted.json.get().to_owned(),
             user_ids,
         };

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{HOUSEKEEPING_INTERVAL, Worker, now};
 use crate::runtime::Runtime;
-use crate::{logs, volumes};
+use crate::{cgroups, logs, volumes};
 
 impl<R: Runtime> Worker<R> {
     /// Rotates logs and measures volumes, if it is time.
@@ -54,7 +54,9 @@ impl<R: Runtime> Worker<R> {
     /// Removes what the runtime does not know of; says whether nothing is left.
     pub(super) async fn clean_up(&mut self) -> bool {
         let pod_dir = self.pod_dir.clone();
-        let removed = tokio::task::spawn_blocking(move || volumes::teardown(&pod_dir)).await;
+        let cgroup = cgroups::of_pod(&self.node.cgroup_root, &self.wanted.borrow().pod);
+        let remove = move || volumes::teardown(&pod_dir).and_then(|()| cgroups::remove(&cgroup));
+        let removed = tokio::task::spawn_blocking(remove).await;
         let error = match removed {
             Ok(Ok(())) => {
                 self.node.user_ids.release(&self.uid);
@@ -64,7 +66,7 @@ impl<R: Runtime> Worker<R> {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(%error, "cannot remove a pod's directory, trying again");
+        tracing::warn!(%error, "cannot remove a pod's directory or cgroup, trying again");
         let retry = self.retry;
         self.retry = (retry * 2).min(super::FAILURE_RETRY_MAX);
         self.wait(Some(retry)).await;

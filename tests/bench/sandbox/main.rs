@@ -5,6 +5,8 @@
 //! `-- --cycles N` sets how many pods come and go in the last part, `--samples N` how often each call is measured.
 
 mod client;
+#[path = "../../containerd.rs"]
+mod containerd;
 mod footprint;
 #[path = "../report.rs"]
 mod report;

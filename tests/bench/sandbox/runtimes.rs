@@ -11,13 +11,10 @@ use podbus_common_cri::sandbox::LoadRequest;
 use podbus_common_cri::sandbox::image_archive_client::ImageArchiveClient;
 
 use super::client::{Client, IMAGE};
-use super::footprint;
-use super::report::{path, succeeded};
+use super::report::path;
+use super::{containerd, footprint};
 
 const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
-/// containerd has its pause from an image: one of busybox, made for the benchmark.
-const PAUSE_IMAGE: &str = "localhost/pause:bench";
-const CNI_PLUGINS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// A running runtime. Dropping it ends it, its pods with it.
 pub(crate) struct Runtime {
@@ -106,29 +103,22 @@ impl Runtime {
 
     /// Starts containerd, where it, runc and CNI's plugins are installed.
     pub(crate) async fn containerd(archive: &Path) -> anyhow::Result<Option<Self>> {
-        let has = |program: &str| Command::new(program).arg("--version").output().is_ok();
-        let plugins = CNI_PLUGINS.into_iter().find(|dir| Path::new(dir).join("bridge").exists());
-        let (true, Some(plugins)) = (has("containerd") && has("runc"), plugins) else {
-            eprintln!("no peer: it needs containerd, runc and containernetworking-plugins");
-            return Ok(None);
-        };
         let directory = tempfile::Builder::new().prefix("podbus-bench-peer-").tempdir()?;
-        let socket = directory.path().join("s");
-        let config = directory.path().join("config.toml");
-        std::fs::create_dir(directory.path().join("cni"))?;
-        std::fs::write(directory.path().join("cni/10-bench.conflist"), conflist(directory.path()))?;
-        std::fs::write(&config, configuration(directory.path(), plugins))?;
+        let [program, arguments @ ..] = match containerd::configure(directory.path(), "bench0", "10.97.0.0/16") {
+            Ok(command) => command,
+            Err(error) => {
+                eprintln!("no peer: {error:#}");
+                return Ok(None);
+            }
+        };
+        let socket = containerd::socket(directory.path());
         let cgroup = format!("podbus-bench-peer-{}", std::process::id());
-        let daemon = Daemon::start(directory, cgroup.clone(), "containerd", &["--config", path(&config)])?;
+        let daemon = Daemon::start(directory, cgroup.clone(), &program, &arguments.each_ref().map(String::as_str))?;
         let client = Client::connect(&socket, &format!("/{cgroup}")).await?;
         let mut runtime = Self { client, daemon, instance: None };
-        let pause = pause_archive(archive, runtime.directory())?;
-        for archive in [archive, &pause] {
-            let arguments = ["--address", path(&socket), "--namespace", "k8s.io", "images", "import", path(archive)];
-            succeeded(Command::new("ctr").args(arguments))?;
-        }
+        containerd::import(runtime.directory(), archive)?;
         runtime.client.wait_for_image(IMAGE).await?;
-        runtime.client.wait_for_image(PAUSE_IMAGE).await?;
+        runtime.client.wait_for_image(containerd::PAUSE_IMAGE).await?;
         Ok(Some(runtime))
     }
 
@@ -195,48 +185,4 @@ async fn load(socket: &Path, archive: &Path) -> anyhow::Result<()> {
     let mut answers = ImageArchiveClient::new(channel).load(tokio_stream::iter(chunks)).await?.into_inner();
     while answers.message().await?.is_some() {}
     Ok(())
-}
-
-fn configuration(directory: &Path, plugins: &str) -> String {
-    let directory = path(directory);
-    format!(
-        r#"version = 2
-root = "{directory}/root"
-state = "{directory}/state"
-[grpc]
-  address = "{directory}/s"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE_IMAGE}"
-  restrict_oom_score_adj = true # runs without CAP_SYS_RESOURCE too
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{plugins}"
-    conf_dir = "{directory}/cni"
-"#
-    )
-}
-
-/// A bridge and addresses, as our own network has them; without masquerading, for which the plugins need iptables.
-fn conflist(directory: &Path) -> String {
-    format!(
-        r#"{{"cniVersion": "0.4.0", "name": "bench", "plugins": [{{"type": "bridge", "bridge": "bench0", "isGateway": true,
-  "ipam": {{"type": "host-local", "dataDir": "{}/ipam", "ranges": [[{{"subnet": "10.97.0.0/16"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}"#,
-        path(directory)
-    )
-}
-
-/// The benchmark's image with another command, so that it can stand in for pause.
-fn pause_archive(archive: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
-    let packed = directory.join("pause.tar");
-    let script = format!(
-        r#"mkdir {dir}/pause && cd {dir}/pause && tar -xf {archive}
-config=$(sed 's/.*"Config":"\([^"]*\)".*/\1/' manifest.json) layer=$(sed 's/.*"Layers":\["\([^"]*\)".*/\1/' manifest.json)
-sed 's/"Cmd":\["sh"\]/"Entrypoint":["\/bin\/busybox","sleep","100000"]/' "$config" > pause.json
-echo "[{{\"Config\":\"pause.json\",\"RepoTags\":[\"{PAUSE_IMAGE}\"],\"Layers\":[\"$layer\"]}}]" > manifest.json
-tar -cf {packed} manifest.json pause.json "$layer""#,
-        dir = path(directory),
-        archive = path(archive),
-        packed = path(&packed),
-    );
-    succeeded(Command::new("sh").args(["-ec", &script]))?;
-    Ok(packed)
 }
