@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Node(commands::node::Args),
     /// Print the bus's URL with its token
     Url(commands::url::Args),
+    /// Make keys for a bus on which each user has rights of its own
+    Keys(commands::keys::Args),
     /// Check whether this machine can run a cluster, and say what to do
     Doctor(crate::doctor::Args),
     /// Create or change what a file says
@@ -96,7 +98,7 @@ pub(crate) struct BusArgs {
     // Not by clap's `env`: a variable that is set would stand in every usage line as if it were required.
     #[arg(long, value_name = "URL")]
     pub(crate) nats: Option<String>,
-    /// A file with the bus's token
+    /// A file with the bus's token, or with the seed of an nkey; by default PODBUS_TOKEN_FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
@@ -160,7 +162,7 @@ pub(crate) fn command() -> clap::Command {
 
 /// Verbs in the order in which a newcomer needs them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Cluster", &["up", "down", "node", "url", "doctor"]),
+    ("Cluster", &["up", "down", "node", "url", "keys", "doctor"]),
     ("Pods", &["apply", "plan", "get", "describe", "explain", "logs", "exec", "delete", "wait", "events", "top"]),
     ("Images", &["image"]),
     ("Load tests", &["load", "sim"]),

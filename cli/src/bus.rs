@@ -3,8 +3,9 @@
 use podbus_common::api::Status;
 use podbus_common::proto;
 use podbus_common_bus::api::ApiError;
+use podbus_common_bus::events::EventsError;
 use podbus_common_bus::stream::OpenError;
-use podbus_common_bus::{Bus, BusOptions, ConnectError, RequestError, api};
+use podbus_common_bus::{Bus, BusOptions, ConnectError, RequestError, api, read_token};
 
 use crate::args::BusArgs;
 use crate::cluster::{self, ClusterFile, Unreadable};
@@ -14,6 +15,8 @@ use crate::failure::{Failure, Outcome};
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 /// Names the bus where no flag does.
 const URL_VARIABLE: &str = "PODBUS_NATS_URL";
+/// Names the file with its token or key where no flag does.
+const TOKEN_FILE_VARIABLE: &str = "PODBUS_TOKEN_FILE";
 /// For a person who may not read the running cluster's file.
 const NO_ACCESS: &str =
     "a cluster runs here; use `sudo podbus ...`, or join its group: `sudo usermod -aG podbus $USER`";
@@ -35,11 +38,12 @@ impl Session {
         let (clusters, unreadable) = cluster::read_all();
         let named = args.nats.clone().or_else(|| std::env::var(URL_VARIABLE).ok().filter(|url| !url.is_empty()));
         let mut address = choose(named.as_deref(), &clusters, &unreadable)?;
-        if let Some(file) = &args.token_file {
-            let token = std::fs::read_to_string(file).map_err(|error| {
+        let file = args.token_file.clone().or_else(|| std::env::var_os(TOKEN_FILE_VARIABLE).map(Into::into));
+        if let Some(file) = file {
+            let token = read_token(&file).map_err(|error| {
                 Failure::local(format!("cannot read the token in {}", file.display())).because(error)
             })?;
-            address.token = Some(token.trim().to_owned());
+            address.token = Some(token);
         }
         let options = BusOptions { url: address.url, token: address.token, name: "podbus cli".into() };
         let bus = Bus::connect(&options).await.map_err(|error| unreachable(&error, &unreadable))?;
@@ -51,15 +55,17 @@ fn unreachable(error: &ConnectError, unreadable: &[Unreadable]) -> Failure {
     let failure = from_error(error);
     match (error, unreadable.first()) {
         (_, Some(file)) => failure.because(format!("{}: {}", file.path.display(), file.error)).hint(NO_ACCESS),
-        (ConnectError::Unauthorized { .. }, None) => {
-            failure.hint("give its token with --token-file FILE, or in the URL: nats://TOKEN@host:port")
-        }
+        (ConnectError::Unauthorized { .. }, None) => failure
+            .hint("give its token or your key with --token-file FILE, or a token in the URL: nats://TOKEN@host:port"),
         (ConnectError::Url { .. }, None) => failure,
         (ConnectError::Unreachable { .. }, None) => {
             failure.hint("start a cluster with `podbus up`, or name its bus with --nats or PODBUS_NATS_URL")
         }
     }
 }
+
+/// For a person whose key has other rights.
+const NO_RIGHT: &str = "rights are given by `podbus keys`; with a team's key, name its namespace: -n NAMESPACE";
 
 /// An error's own words, then those of what caused it, without repeats.
 fn causes(error: &dyn std::error::Error) -> Vec<String> {
@@ -90,6 +96,7 @@ impl From<ApiError> for Failure {
                 "the scheduler or its store is stuck, as when the disk of nats-server is full; `podbus up` of a cluster \
                  that runs shows how each part does",
             ),
+            denied @ ApiError::Denied(_) => from_error(&denied).hint(NO_RIGHT),
             other => from_error(&other),
         }
     }
@@ -101,9 +108,10 @@ impl From<podbus_common_bus::stream::StreamError> for Failure {
     }
 }
 
-impl From<podbus_common_bus::events::EventsError> for Failure {
-    fn from(error: podbus_common_bus::events::EventsError) -> Self {
-        from_error(&error)
+impl From<EventsError> for Failure {
+    fn from(error: EventsError) -> Self {
+        let failure = from_error(&error);
+        if matches!(error, EventsError::Denied(_)) { failure.hint(NO_RIGHT) } else { failure }
     }
 }
 
@@ -111,6 +119,7 @@ impl From<podbus_common_bus::events::EventsError> for Failure {
 pub(crate) fn stream_failure(error: OpenError, node: &str) -> Failure {
     match error {
         OpenError::Refused(error) => stream_error(&error),
+        denied @ OpenError::Request(RequestError::Denied(_)) => from_error(&denied).hint(NO_RIGHT),
         OpenError::Request(RequestError::NoResponders { .. }) => {
             Failure::local(format!("{node} does not answer")).hint("`podbus get nodes` shows whether it is ready")
         }

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
 fn run(command: Command, terminal: &Terminal) -> Outcome {
     match command {
         Command::Completion(args) => commands::completion::run(&args, terminal),
+        Command::Keys(args) => commands::keys::run(&args, terminal),
         Command::Url(args) => commands::url::run(&args, terminal),
         Command::Service(Service::Sandbox(service)) => service.run(podbus_sandbox::main),
         Command::Service(Service::Scheduler(service)) => service.run(podbus_scheduler::main),

@@ -1,6 +1,7 @@
 //! What every podbus service agrees on: the manifest, the model, subjects, messages and the status fold. Pure: no
 //! tokio, no I/O, no clock.
 
+pub mod access;
 pub mod api;
 pub mod defaults;
 pub mod digest;

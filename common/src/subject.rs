@@ -23,10 +23,18 @@ pub const STATUS_ALL: &str = "podbus.status.*";
 pub const HEARTBEAT_ALL: &str = "podbus.node.*.heartbeat";
 /// All sync requests: what the leader subscribes to.
 pub const SYNC_ALL: &str = "podbus.node.*.sync";
+/// Answers go to subjects that begin with this, and nowhere else.
+pub const INBOX: &str = "_INBOX.";
 /// Stands for "no namespace" or "all namespaces" in a subject.
 pub const ANY: &str = "_";
 /// Node events live in this namespace, as in Kubernetes.
 pub const NODE_EVENTS_NAMESPACE: &str = "default";
+
+/// Whether an answer may go there: who asks could else have the answerer, who may publish what the asker may not,
+/// write to the store or to a node.
+pub fn is_inbox(subject: &str) -> bool {
+    subject.strip_prefix(INBOX).is_some_and(|rest| !rest.is_empty())
+}
 
 /// A name as one token of a subject: its dots become `_`.
 pub fn token(name: &str) -> String {
@@ -228,6 +236,14 @@ mod tests {
     fn a_dot_in_a_name_is_never_a_token_border_of_a_subject() {
         assert_eq!(event("default", "web.v1", "Started"), "podbus.events.default.web_v1.Started");
         assert_eq!(assign("node.example"), "podbus.node.node_example.assign");
+    }
+
+    #[test]
+    fn an_answer_goes_to_inboxes_alone() {
+        assert!(is_inbox("_INBOX.UABC.x.1"));
+        for other in ["", "_INBOX", "_INBOX.", "$KV.podbus.pods.default.web", "podbus.node.node-1.assign"] {
+            assert!(!is_inbox(other), "{other}");
+        }
     }
 
     #[test]

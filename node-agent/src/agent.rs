@@ -103,6 +103,7 @@ impl<R: Runtime> Agent<R> {
         let mut tick = interval(TICK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.stop.clone();
+        let own = subject::assign(&self.node);
         loop {
             for output in self.core.outputs() {
                 self.carry_out(output).await;
@@ -116,7 +117,11 @@ impl<R: Runtime> Agent<R> {
                 () = stop.cancelled() => return Ok(()),
                 Some(reply) = sync => self.synced(reply),
                 Some(reply) = status => self.status_taken(reply),
-                Some(message) = assignments.next() => Input::Assignment(message.payload),
+                Some(message) = assignments.next() => match message.subject.as_str() == own {
+                    true => Input::Assignment(message.payload),
+                    // The server delivers what a consumer was told to deliver here: it keeps its own subject.
+                    false => continue,
+                },
                 Some(update) = self.updates.1.recv() => {
                     self.facts.telemetry.heard(&update);
                     Input::Update(update)

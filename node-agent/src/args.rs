@@ -21,7 +21,7 @@ pub struct BusArgs {
     /// URL of the bus.
     #[arg(long, env = "PODBUS_NATS_URL", value_name = "URL")]
     pub nats: String,
-    /// File with the token of the bus.
+    /// File with the token of the bus, or with the seed of the node's nkey.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }

@@ -13,7 +13,7 @@ pub struct Args {
     /// The NATS server: nats://host:port; of a cluster all of them, with commas between
     #[arg(long, env = "PODBUS_NATS_URL", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
     pub nats: String,
-    /// A file with the token that the NATS server wants
+    /// A file with the token that the NATS server wants, or with the seed of the schedulers' nkey
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// How long pods bear a node that is not ready or cannot be reached, unless they say so themselves

@@ -8,7 +8,7 @@ use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use podbus_common::api::Status;
-use podbus_common::subject::API_ALL;
+use podbus_common::subject::{API_ALL, is_inbox};
 use podbus_common_bus::Bus;
 use podbus_scheduler_leader::{CallId, Input, unavailable};
 use tokio::sync::{mpsc, watch};
@@ -48,6 +48,10 @@ pub(crate) async fn serve(bus: &Bus, sure_rx: watch::Receiver<Sure>, heard: mpsc
                 request = endpoint.next() => request,
             };
             let Some(request) = request else { break };
+            // An answer elsewhere would be a write in the scheduler's name.
+            if !request.message.reply.as_deref().is_some_and(is_inbox) {
+                continue;
+            }
             if sure_rx.borrow().held.is_overdue(boottime()) {
                 answer(request, Err(unavailable(NO_WRITES)));
             } else if heard.send(Heard::Call(Box::new(request))).await.is_err() {

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where, and that is all there is to say")]
 
+mod access;
+mod apart;
 mod cluster;
 #[path = "../containerd.rs"]
 mod containerd;

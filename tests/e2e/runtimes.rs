@@ -1,10 +1,10 @@
 //! A node whose containers another runtime makes: the agent needs CRI, and nothing else.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::process::{Child, Command};
 
-use crate::cluster::{Cluster, PODBUS, busybox_archive, container, kill, processes, until_some};
+use crate::apart::{Apart, logged};
+use crate::cluster::{Cluster, PODBUS, busybox_archive, cgroups, container, directories, kill, processes, until_some};
 use crate::containerd;
 
 const TWO_CONTAINERS: &str = include_str!("../../examples/two-containers.yaml");
@@ -36,7 +36,10 @@ fn a_node_with_containerd_holds_a_pod_as_one_with_our_runtime_does() {
     cluster.ok(&["delete", "pod", "web"]);
     cluster.wait_gone("web");
     assert_eq!(node.containers(), "", "containers that are left");
-    cluster.wait_until("the pod's cgroup is gone", || node.cgroups().iter().all(|dir| leaves(dir).is_empty()));
+    // Those of the classes stay: the next pod has them.
+    let of_pods =
+        || cgroups(&node.cgroup).iter().flat_map(|dir| directories(dir)).flat_map(|class| directories(&class)).count();
+    cluster.wait_until("the pod's cgroup is gone", || of_pods() == 0);
 }
 
 const NAME: &str = "peer";
@@ -44,11 +47,9 @@ const NAME: &str = "peer";
 /// containerd and an agent that joins a cluster.
 struct ContainerdNode {
     agent: Child,
-    /// Waits for containerd, whose end is the end of all that it started and mounted.
-    containerd: Child,
+    _containerd: Apart,
     /// The cgroup of its pods.
     cgroup: String,
-    bridge: String,
     directory: tempfile::TempDir,
 }
 
@@ -60,11 +61,7 @@ impl ContainerdNode {
         let (subnet, socket) = ("10.96.0.0/16", containerd::socket(directory.path()));
         let command = containerd::configure(directory.path(), &bridge, subnet).unwrap();
 
-        // Volumes that the agent mounts are to be seen, and mounts that are made inside are not to be seen outside.
-        let mut apart = Command::new("setpriv");
-        apart.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--pid", "--fork"]);
-        apart.args(["--kill-child", "--mount-proc", "sh", "-ec", "mount -t tmpfs peer /run; exec \"$0\" \"$@\""]);
-        let containerd = logged(apart.args(command), &of("containerd.log"));
+        let containerd = Apart::start(&command, &cgroup, &bridge, &of("containerd.log"));
         let imported = until_some(|| containerd::import(directory.path(), busybox_archive()).ok());
         imported.expect("containerd takes images");
 
@@ -73,7 +70,7 @@ impl ContainerdNode {
         agent.args(["--pod-cidr", subnet, "--cgroup-root", &cgroup]);
         agent.arg("--state-dir").arg(of("agent")).arg("--runtime").arg(socket);
         let agent = logged(&mut agent, &of("agent.log"));
-        Self { agent, containerd, cgroup, bridge, directory }
+        Self { agent, _containerd: containerd, cgroup, directory }
     }
 
     /// The process id of the pod's pause.
@@ -92,13 +89,6 @@ impl ContainerdNode {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
-
-    /// The cgroup of its pods in each hierarchy.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let trees = mounts.lines().filter(|line| line.contains(" - cgroup"));
-        trees.map(|line| Path::new(line.split(' ').nth(4).unwrap()).join(&self.cgroup)).collect()
-    }
 }
 
 impl Drop for ContainerdNode {
@@ -110,30 +100,5 @@ impl Drop for ContainerdNode {
         }
         self.agent.kill().unwrap();
         self.agent.wait().unwrap();
-        // The first process of its PID namespace takes all others along.
-        let waiting = self.containerd.id();
-        let children = fs::read_to_string(format!("/proc/{waiting}/task/{waiting}/children")).unwrap_or_default();
-        children.split_whitespace().for_each(|pid| kill(pid.parse().unwrap()));
-        self.containerd.wait().unwrap();
-        let _ = Command::new("ip").args(["link", "delete", &self.bridge]).status(); // there is none without a pod
-        for dir in self.cgroups() {
-            let classes = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
-            classes.filter(|path| path.is_dir()).for_each(|class| fs::remove_dir(class).unwrap());
-            let _ = fs::remove_dir(dir); // not in every hierarchy
-        }
     }
-}
-
-fn logged(command: &mut Command, log: &Path) -> Child {
-    let log = File::create(log).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
-}
-
-/// The cgroups of pods in the classes of a node's.
-fn leaves(dir: &Path) -> Vec<PathBuf> {
-    let directories = |dir: &Path| -> Vec<PathBuf> {
-        let all = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        all.filter(|path| path.is_dir()).collect()
-    };
-    directories(dir).iter().flat_map(|class| directories(class)).collect()
 }

@@ -9,6 +9,7 @@ pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod image;
+pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod node;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
 use bytes::Buf as _;
 use futures::{Stream, StreamExt as _};
 use podbus_common::api::{
@@ -18,7 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use crate::Bus;
+use crate::{Bus, Denied, RequestError};
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,6 +52,9 @@ pub enum ApiError {
         /// What was asked.
         subject: String,
     },
+    /// The user of this connection has no right to ask.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The answer is of another schema.
     #[error("the answer to `{subject}` cannot be read: is the scheduler of another version?")]
     Decode {
@@ -212,20 +214,16 @@ impl Client {
         let deadline = Instant::now() + NO_SCHEDULER_PATIENCE;
         let payload = bytes::Bytes::from(payload);
         loop {
-            let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(REQUEST_TIMEOUT));
-            let error = match self.bus.client().send_request(subject.to_owned(), request).await {
+            match self.bus.request(subject, payload.clone(), REQUEST_TIMEOUT).await {
                 Ok(reply) => return Ok(reply),
-                Err(error) => error,
-            };
-            match error.kind() {
-                RequestErrorKind::NoResponders if Instant::now() < deadline => sleep(RETRY_EVERY).await,
-                RequestErrorKind::NoResponders => {
+                Err(RequestError::NoResponders { .. }) if Instant::now() < deadline => sleep(RETRY_EVERY).await,
+                Err(RequestError::NoResponders { subject }) => {
                     let server_version = self.bus.client().try_server_info().map(|info| info.version);
-                    let url = self.bus.url().to_owned();
-                    return Err(ApiError::NoScheduler { subject: subject.to_owned(), url, server_version });
+                    return Err(ApiError::NoScheduler { subject, url: self.bus.url().to_owned(), server_version });
                 }
-                RequestErrorKind::TimedOut => return Err(ApiError::Timeout { subject: subject.to_owned() }),
-                _ => return Err(ApiError::Bus { subject: subject.to_owned(), source: error.into() }),
+                Err(RequestError::Timeout { subject, .. }) => return Err(ApiError::Timeout { subject }),
+                Err(RequestError::Denied(denied)) => return Err(denied.into()),
+                Err(error) => return Err(ApiError::Bus { subject: subject.to_owned(), source: error.into() }),
             }
         }
     }

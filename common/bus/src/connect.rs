@@ -6,19 +6,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use nkeys::KeyPair;
+use podbus_common::access::inbox_prefix;
+use tokio::sync::broadcast;
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait between attempts to reconnect, at most: the cluster shows the truth soon after the bus is back.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(500);
+/// Refusals of the server that a request may be behind with.
+const REFUSALS_MAX: usize = 64;
 
 /// Where the bus is, and who asks.
 #[derive(Clone, Default)]
 pub struct BusOptions {
     /// `nats://host:port`, of a cluster's servers all, with commas between them; a token may stand before an `@`.
     pub url: String,
-    /// The token, where the server wants one; wins over one in the URL.
+    /// The token, or the seed of a user's nkey (`SU...`), where the server wants one; wins over one in the URL.
     pub token: Option<String>,
     /// Shown by `nats server report connections`.
     pub name: String,
@@ -40,8 +45,8 @@ pub enum ConnectError {
         /// As given, without the token.
         url: String,
     },
-    /// The server wants a token, or another one.
-    #[error("the NATS server at {url} refuses this token")]
+    /// The server wants a token or a key, or another one.
+    #[error("the NATS server at {url} refuses this token or key")]
     Unauthorized {
         /// Without the token.
         url: String,
@@ -62,6 +67,8 @@ pub struct Bus {
     client: Client,
     jetstream: jetstream::Context,
     url: String,
+    /// What the server says it refuses: a publish without the right to has no answer of its own.
+    refusals: broadcast::Sender<String>,
 }
 
 impl Bus {
@@ -82,8 +89,21 @@ impl Bus {
             .connection_timeout(CONNECT_TIMEOUT)
             .max_reconnects(None)
             .reconnect_delay_callback(reconnect_delay);
-        if let Some(token) = options.token.clone().or(token_of_url) {
-            connect = connect.token(token);
+        let (refusals, _) = broadcast::channel(REFUSALS_MAX);
+        let refused = refusals.clone();
+        connect = connect.event_callback(move |event| {
+            if let Event::ServerError(ServerError::Other(text)) = event {
+                // Nobody may be asking anything.
+                let _ = refused.send(text);
+            }
+            std::future::ready(())
+        });
+        if let Some(secret) = options.token.clone().or(token_of_url) {
+            connect = match KeyPair::from_seed(&secret) {
+                // Each user reads the inboxes beneath its own key, and no others.
+                Ok(pair) => connect.nkey(secret).custom_inbox_prefix(inbox_prefix(&pair.public_key())),
+                Err(_) => connect.token(secret),
+            };
         }
         if lazy {
             connect = connect.retry_on_initial_connect();
@@ -96,7 +116,7 @@ impl Bus {
             }
             _ => ConnectError::Unreachable { url: url.clone(), source },
         })?;
-        Ok(Self { jetstream: jetstream::new(client.clone()), client, url })
+        Ok(Self { jetstream: jetstream::new(client.clone()), client, url, refusals })
     }
 
     /// The NATS client.
@@ -107,6 +127,11 @@ impl Bus {
     /// The JetStream context.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// What the server refuses from now on, in its words.
+    pub(crate) fn refusals(&self) -> broadcast::Receiver<String> {
+        self.refusals.subscribe()
     }
 
     /// Where the bus is, without the token.
@@ -130,7 +155,7 @@ impl Bus {
     }
 }
 
-/// Reads a token from its file; white space around it does not count.
+/// Reads a token or a seed from its file; white space around it does not count.
 pub fn read_token(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path).map(|token| token.trim().to_owned())
 }

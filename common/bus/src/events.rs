@@ -8,8 +8,10 @@ use futures::{Stream, StreamExt as _};
 use podbus_common::model::Event;
 use podbus_common::subject;
 
-use crate::Bus;
+use crate::{Bus, Denied};
 
+/// Subjects of requests to JetStream.
+const JETSTREAM_API: &str = "$JS.API.";
 /// Names of events that are remembered to drop repeats.
 const NAMES_MAX: usize = 100_000;
 
@@ -24,6 +26,9 @@ pub enum EventsError {
         /// Why.
         source: async_nats::jetstream::context::GetStreamError,
     },
+    /// The user of this connection has no right to read these.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The consumer cannot be made, or was lost.
     #[error("cannot read the stream of events")]
     Consumer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -36,10 +41,13 @@ pub async fn subscribe(
     namespace: Option<&str>,
     follow: bool,
 ) -> Result<impl Stream<Item = Result<Event, EventsError>> + Unpin + Send + use<>, EventsError> {
-    let stream = bus.jetstream().get_stream(subject::EVENTS_STREAM).await;
+    let stream = bus.unless_denied(JETSTREAM_API, bus.jetstream().get_stream(subject::EVENTS_STREAM)).await?;
     let stream = stream.map_err(|source| EventsError::NoStream { url: bus.url().to_owned(), source })?;
-    let config = OrderedConfig { filter_subject: subject::events_of(namespace), ..Default::default() };
-    let consumer = stream.create_consumer(config).await.map_err(|e| EventsError::Consumer(e.into()))?;
+    // With a name of its own the request says what is read, so that rights can be given to a part.
+    let name = bus.client().new_inbox().rsplit('.').next().map(ToOwned::to_owned);
+    let config = OrderedConfig { name, filter_subject: subject::events_of(namespace), ..Default::default() };
+    let consumer = bus.unless_denied(JETSTREAM_API, stream.create_consumer(config)).await?;
+    let consumer = consumer.map_err(|e| EventsError::Consumer(e.into()))?;
     let kept = consumer.cached_info().num_pending;
     let messages = consumer.messages().await.map_err(|e| EventsError::Consumer(e.into()))?;
     let wanted = if follow { usize::MAX } else { usize::try_from(kept).unwrap_or(usize::MAX) };

@@ -12,4 +12,4 @@ mod request;
 pub mod testing;
 
 pub use connect::{Bus, BusOptions, ConnectError, read_token, split_token};
-pub use request::RequestError;
+pub use request::{Denied, RequestError};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
+use async_nats::jetstream;
 use podbus_common::digest;
 use podbus_common::proto::{
     AssignedPod, Assignment, ContainerState, Heartbeat, PodAck, PodReport, Refusal, Removal, SandboxState, SyncRequest,
@@ -475,6 +476,31 @@ async fn a_verdict_to_remove_ends_a_pod_and_one_to_hold_lets_it_run() {
     world.leader.answer_sync(SyncReply { verdicts, ..Default::default() }).await;
     world.until("it ended", |leader, _| leader.ended("u1")).await;
     assert_eq!(world.runtime.state().sandboxes.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_consumer_delivers_to_a_nodes_subject_is_no_assignment() {
+    let mut world = World::start().await;
+    world.leader.assign(vec![plain("u1")], vec![]).await;
+    world.until_running("u1", 0).await;
+    let removal = Removal { uid: "u1".into(), grace_period_seconds: 1, ..Default::default() };
+    let forged =
+        Assignment { term: Some(term()), agent_epoch: 1, counter: 2, removed: vec![removal], ..Default::default() };
+    let jetstream = world.leader.bus.jetstream().clone();
+    let config =
+        jetstream::stream::Config { name: "FORGED".into(), subjects: vec!["forged".into()], ..Default::default() };
+    let stream = jetstream.create_stream(config).await.unwrap();
+    jetstream.publish("forged", forged.encode_to_vec().into()).await.unwrap().await.unwrap();
+    let config = jetstream::consumer::push::Config {
+        deliver_subject: subject::assign("node-1"),
+        ack_policy: jetstream::consumer::AckPolicy::None,
+        ..Default::default()
+    };
+    let mut consumer = stream.create_consumer(config).await.unwrap();
+    while consumer.info().await.unwrap().delivered.stream_sequence == 0 {}
+    world.leader.assign(vec![plain("u2")], vec![]).await;
+    world.until_running("u2", 0).await;
+    assert_eq!(world.runtime.state().sandboxes.len(), 2, "the forged removal came first, and did nothing");
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ fn main() {
     for node in 0..nodes {
         bench.hear(register(&format!("node-{node}")));
     }
-    let watch = WatchRequest { inbox: "inbox".into(), ..Default::default() };
+    let watch = WatchRequest { inbox: "_INBOX.bench".into(), ..Default::default() };
     let payload = serde_json::to_vec(&watch).unwrap().into();
     bench.hear(Input::Call { call: 0, subject: subject::api(None, "pods", Verb::Watch), payload });
     let before = resident_bytes();

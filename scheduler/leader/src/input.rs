@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use podbus_common::model::Timestamp;
 use podbus_common::proto::{Heartbeat, StatusRequest, SyncRequest};
-use podbus_common::subject;
+use podbus_common::subject::{self, is_inbox};
 use prost::Message as _;
 
 use crate::plan::{CallId, Object};
@@ -89,19 +89,21 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// Messages become inputs. `None`: it cannot be read, or speaks for another node than its subject.
+/// Messages become inputs. `None`: it cannot be read, speaks for another node than its subject, or wants the answer
+/// elsewhere than in an inbox.
 impl Input {
     /// Of the subjects `podbus.status.<node>`.
     pub fn read_status(message: Message) -> Option<Self> {
         let request = StatusRequest::decode(message.payload).ok()?;
-        let reply = message.reply.filter(|_| message.subject == subject::status(&request.node))?;
+        let reply =
+            message.reply.filter(|reply| is_inbox(reply) && message.subject == subject::status(&request.node))?;
         Some(Self::Status { request: Box::new(request), reply })
     }
 
     /// Of the subjects `podbus.node.<node>.sync`.
     pub fn read_sync(message: Message) -> Option<Self> {
         let request = SyncRequest::decode(message.payload).ok()?;
-        let reply = message.reply.filter(|_| message.subject == subject::sync(&request.node))?;
+        let reply = message.reply.filter(|reply| is_inbox(reply) && message.subject == subject::sync(&request.node))?;
         Some(Self::Sync { request: Box::new(request), reply })
     }
 
@@ -116,5 +118,39 @@ impl Input {
     pub fn read_watcher(control: &str, message: &Message) -> Option<Self> {
         let watch = message.subject.strip_prefix(control)?.strip_prefix('.')?.parse().ok()?;
         Some(Self::Watcher { watch, leaves: message.payload == Bytes::from_static(b"stop") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(subject: String, reply: &str, payload: Vec<u8>) -> Message {
+        Message { subject, reply: Some(reply.to_owned()), payload: payload.into() }
+    }
+
+    #[test]
+    fn a_node_speaks_for_itself_alone_whatever_it_says() {
+        let status = StatusRequest { node: "node-2".into(), ..Default::default() }.encode_to_vec();
+        let sync = SyncRequest { node: "node-2".into(), ..Default::default() }.encode_to_vec();
+        let heartbeat = Heartbeat { node: "node-2".into(), ..Default::default() }.encode_to_vec();
+        for (node, is_heard) in [("node-2", true), ("node-1", false)] {
+            let read = [
+                Input::read_status(message(subject::status(node), "_INBOX.a", status.clone())),
+                Input::read_sync(message(subject::sync(node), "_INBOX.a", sync.clone())),
+                Input::read_heartbeat(message(subject::heartbeat(node), "", heartbeat.clone())),
+            ];
+            assert!(read.iter().all(|input| input.is_some() == is_heard), "{node}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn who_wants_the_answer_elsewhere_than_in_an_inbox_is_not_heard() {
+        let status = StatusRequest { node: "node-1".into(), ..Default::default() }.encode_to_vec();
+        let sync = SyncRequest { node: "node-1".into(), ..Default::default() }.encode_to_vec();
+        for reply in ["$KV.podbus.pods.default.web", "podbus.node.node-2.assign", ""] {
+            assert!(Input::read_status(message(subject::status("node-1"), reply, status.clone())).is_none(), "{reply}");
+            assert!(Input::read_sync(message(subject::sync("node-1"), reply, sync.clone())).is_none(), "{reply}");
+        }
     }
 }

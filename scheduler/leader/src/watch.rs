@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use podbus_common::api::{Status, WATCH_ALIVE_SECONDS, WatchEvent, WatchEventType, WatchRequest};
 use podbus_common::model::ListMeta;
+use podbus_common::subject::is_inbox;
 use serde::Serialize;
 use serde_json::json;
 
@@ -157,8 +158,8 @@ impl Watches {
     ) -> Result<(u64, Vec<Outgoing>), Status> {
         let namespace = namespace.filter(|_| resource == Resource::Pods);
         let filter = Filter::new(namespace, &request.label_selector, &request.field_selector)?;
-        if request.inbox.is_empty() {
-            return Err(query::bad_request("a watch needs an inbox to send events to"));
+        if !is_inbox(&request.inbox) {
+            return Err(query::bad_request("a watch needs an inbox to send events to: _INBOX.<something>"));
         }
         if self.open.len() >= WATCHES_MAX {
             return Err(query::unavailable("too many watches are open"));

@@ -459,6 +459,7 @@ fn words(error: &ApiError) -> String {
         ApiError::Refused(status) => format!("{} ({})", status.reason, status.code),
         ApiError::NoScheduler { .. } => "no scheduler answered".to_owned(),
         ApiError::Timeout { .. } => "no answer in time".to_owned(),
+        ApiError::Denied(_) => "this key has no right to ask that".to_owned(),
         ApiError::Decode { .. } => "the answer cannot be read".to_owned(),
         ApiError::Bus { .. } => "the bus could not be reached".to_owned(),
     }

@@ -6,6 +6,7 @@ use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use podbus_common::proto::{self, Chunk, ClientFrame, OpenStream, StreamOpened, chunk, client_frame, open_stream};
+use podbus_common::subject::is_inbox;
 use prost::Message as _;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, interval_at, timeout_at};
@@ -31,7 +32,7 @@ pub enum AcceptError {
 /// Tells the client why there is no stream.
 pub async fn refuse(bus: &Bus, message: &Message, code: u32, text: impl Into<String>) {
     let opened = StreamOpened { control: String::new(), error: Some(super::error(code, text)) };
-    if let Some(reply) = message.reply.clone() {
+    if let Some(reply) = message.reply.clone().filter(|reply| is_inbox(reply)) {
         // A client that is gone needs no answer.
         let _ = bus.client().publish(reply, opened.encode_to_vec().into()).await;
     }
@@ -40,9 +41,9 @@ pub async fn refuse(bus: &Bus, message: &Message, code: u32, text: impl Into<Str
 /// Opens the stream that `message` asks for.
 pub async fn accept(bus: &Bus, message: Message) -> Result<(open_stream::Request, ServerStream), AcceptError> {
     let decoded = OpenStream::decode(message.payload.clone()).ok();
-    let decoded = decoded.filter(|open| !open.inbox.is_empty() && open.credits > 0);
-    let (Some(OpenStream { inbox, credits, request: Some(request) }), Some(reply)) = (decoded, message.reply.clone())
-    else {
+    let decoded = decoded.filter(|open| is_inbox(&open.inbox) && open.credits > 0);
+    let reply = message.reply.clone().filter(|reply| is_inbox(reply));
+    let (Some(OpenStream { inbox, credits, request: Some(request) }), Some(reply)) = (decoded, reply) else {
         refuse(bus, &message, 400, "this request cannot be read: is the client of another version?").await;
         return Err(AcceptError::Malformed);
     };

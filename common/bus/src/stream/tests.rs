@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use futures::StreamExt as _;
-use podbus_common::proto::{ImageRequest, LogsRequest, chunk, client_frame, open_stream};
+use podbus_common::proto::{ImageRequest, LogsRequest, OpenStream, StreamOpened, chunk, client_frame, open_stream};
+use prost::Message as _;
 
 use super::*;
 use crate::testing::NatsServer;
@@ -60,6 +61,30 @@ async fn more_frames_than_may_wait_arrive_in_order_and_whole() {
     writer.eof().await.unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap().kind(), chunk::Kind::End);
     assert_eq!(received.await.unwrap(), 10 << 20);
+}
+
+#[tokio::test]
+async fn a_stream_goes_to_an_inbox_and_nowhere_else() {
+    let server = NatsServer::start();
+    let bus = bus(&server).await;
+    let mut requests = bus.client().subscribe("logs").await.unwrap();
+    let mut forged = bus.client().subscribe("podbus.status.node-1").await.unwrap();
+    let open_to = |inbox: &str| {
+        let request = Some(open_stream::Request::Logs(LogsRequest::default()));
+        OpenStream { inbox: inbox.to_owned(), credits: 1, request }.encode_to_vec()
+    };
+    let reply = bus.client().new_inbox();
+    let mut answers = bus.client().subscribe(reply.clone()).await.unwrap();
+    bus.client().publish_with_reply("logs", reply, open_to("podbus.status.node-1").into()).await.unwrap();
+    assert!(matches!(accept(&bus, requests.next().await.unwrap()).await, Err(AcceptError::Malformed)));
+    let answer = StreamOpened::decode(answers.next().await.unwrap().payload).unwrap();
+    assert_eq!(answer.error.unwrap().code, 400);
+
+    let inbox = bus.client().new_inbox();
+    bus.client().publish_with_reply("logs", "podbus.status.node-1", open_to(&inbox).into()).await.unwrap();
+    assert!(matches!(accept(&bus, requests.next().await.unwrap()).await, Err(AcceptError::Malformed)));
+    bus.client().publish("podbus.status.node-1", "the first".into()).await.unwrap();
+    assert_eq!(forged.next().await.unwrap().payload, "the first");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ fn pod(uid: &str, label: &str) -> Shown {
 
 fn open(watches: &mut Watches, labels: &str, revision: &str) -> Result<Vec<(String, u64)>, u16> {
     let request = WatchRequest {
-        inbox: "inbox".into(),
+        inbox: "_INBOX.test".into(),
         label_selector: labels.into(),
         resource_version: revision.into(),
         ..Default::default()
