@@ -234,11 +234,11 @@ async fn send_heartbeat(bus: Bus, subject: String, heartbeat: &Heartbeat) {
 async fn send_status(
     bus: Bus,
     subject: String,
-    request: StatusRequest,
+    request: Arc<StatusRequest>,
     telemetry: Telemetry,
 ) -> Result<StatusReply, RequestError> {
     let began = Instant::now();
-    let reply = bus.request_proto(&subject, &request, REQUEST_TIMEOUT).await;
+    let reply = bus.request_proto(&subject, &*request, REQUEST_TIMEOUT).await;
     telemetry.told_status(began.elapsed(), reply.is_ok());
     reply
 }

@@ -95,7 +95,7 @@ pub enum Output {
     /// of these is under way.
     Sync(Vec<SyncRequest>),
     /// Send this request to `podbus.status.<node>`. Only one of these is under way.
-    Status(StatusRequest),
+    Status(Arc<StatusRequest>),
     /// Publish it, unless the bus is away: late it would say what is no longer so.
     Heartbeat(Box<Heartbeat>),
     /// Start the worker of a pod, or tell the one that is there.
@@ -146,7 +146,7 @@ pub struct Agent<J> {
     /// Workers that have not said anything yet after the agent's start.
     unheard: BTreeSet<String>,
     /// The status request under way.
-    status: Option<StatusRequest>,
+    status: Option<Arc<StatusRequest>>,
     /// No status is sent before this: the last one failed, or the leader asked for patience.
     status_at: Instant,
     /// Why the desired set cannot be written down; empty: it can.
@@ -298,7 +298,8 @@ impl<J: Journal> Agent<J> {
             return;
         }
         if let Some(request) = self.outbox.next_request(self.link.node(), self.set.agent_epoch()) {
-            self.status = Some(request.clone());
+            let request = Arc::new(request);
+            self.status = Some(Arc::clone(&request));
             self.outputs.push(Output::Status(request));
         }
     }

@@ -36,7 +36,7 @@ pub(crate) fn pod(names: &[&str]) -> Pod {
 }
 
 pub(crate) fn desired(pod: Pod) -> DesiredPod {
-    DesiredPod { pod, generation: 1, stop: None }
+    DesiredPod { pod: pod.into(), generation: 1, stop: None }
 }
 
 pub(crate) fn with_resources(container: &mut Container, requests: &[(&str, &str)], limits: &[(&str, &str)]) {

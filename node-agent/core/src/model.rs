@@ -1,12 +1,14 @@
 //! What is wanted of a pod and what the runtime says of it.
 
+use std::sync::Arc;
+
 use podbus_common::model::{Container, Pod, RestartPolicy, Timestamp};
 
 /// A pod as this node should have it.
 #[derive(Debug, Clone)]
 pub struct DesiredPod {
     /// The object as assigned: defaulted, with its UID.
-    pub pod: Pod,
+    pub pod: Arc<Pod>,
     /// The generation of the object that is carried out.
     pub generation: u64,
     /// Set once the pod must end.

@@ -138,6 +138,10 @@ impl Outbox {
             return None;
         }
         entry.acked = entry.acked.max(sent.sequence);
+        if entry.report.sequence == sent.sequence {
+            // Who asks for the state again wants no event again.
+            entry.report.events = Vec::new();
+        }
         if sent.ended {
             self.entries.remove(&sent.uid);
             self.due.remove(&sent.uid);
@@ -197,6 +201,19 @@ mod tests {
         let acked = outbox.handle_reply(&request, Some(&reply(&request, pod_ack::Kind::Ack)));
         assert_eq!(acked, [Acked { uid: "a".into(), sequence: 1, ended: false }]);
         assert_eq!(sequences(&outbox.next_request("n", 1)), [("a", 2)]);
+    }
+
+    #[test]
+    fn events_that_were_acked_are_not_sent_with_the_state_again() {
+        let mut outbox = Outbox::default();
+        outbox.put(PodReport { events: vec![NodeEvent::default()], ..report("a", 1) });
+        for (kind, events) in [(pod_ack::Kind::Retry, 1), (pod_ack::Kind::Ack, 0)] {
+            let request = outbox.next_request("n", 1).unwrap();
+            outbox.handle_reply(&request, Some(&reply(&request, kind)));
+            outbox.all_due();
+            assert_eq!(outbox.next_request("n", 1).unwrap().pods[0].events.len(), events);
+            outbox.all_due();
+        }
     }
 
     #[test]

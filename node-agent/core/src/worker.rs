@@ -87,7 +87,7 @@ impl Sight {
         if wanted.forgotten {
             memory.acked_exits.extend(observed.containers.iter().map(|run| run.id.clone()));
         }
-        let desired = DesiredPod { pod: Pod::clone(&wanted.pod), generation: wanted.generation, stop: wanted.stop };
+        let desired = DesiredPod { pod: Arc::clone(&wanted.pod), generation: wanted.generation, stop: wanted.stop };
         let plan = plan(&desired, &observed, memory, now);
         Self { wanted, desired, observed, plan }
     }

@@ -47,11 +47,11 @@ const NODES_STREAM: u64 = 1;
 
 /// Runs simulated nodes until SIGTERM or SIGINT; their pods end with them.
 pub fn main(args: Args) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread: what a message costs is less than to wake another thread for it.
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the threads of the simulated nodes")?
+        .context("cannot start the async runtime of the simulated nodes")?
         .block_on(run(args))
 }
 

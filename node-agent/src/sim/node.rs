@@ -41,7 +41,7 @@ pub(super) enum Message {
     /// To `podbus.node.<node>.sync`, one after the other; the answer to the last counts.
     Sync(Vec<SyncRequest>),
     /// To `podbus.status.<node>`.
-    Status(StatusRequest),
+    Status(Arc<StatusRequest>),
     /// To `podbus.node.<node>.heartbeat`.
     Heartbeat(Box<Heartbeat>),
 }

@@ -201,7 +201,7 @@ impl Shard {
             Message::Status(status) => {
                 let subject = subject::status(node);
                 let exchange = async move {
-                    let reply = bus.request_proto::<_, StatusReply>(&subject, &status, REQUEST_TIMEOUT).await;
+                    let reply = bus.request_proto::<_, StatusReply>(&subject, &*status, REQUEST_TIMEOUT).await;
                     (index, Heard::StatusTaken(reply.ok()))
                 };
                 self.requests.push(exchange.boxed());

@@ -198,7 +198,7 @@ impl World {
                 self.memory = Memory { acked_exits, ..Memory::default() };
             }
             Fault::ImageChanges if !self.finished => {
-                self.desired.pod.spec.containers[0].image.push('x');
+                std::sync::Arc::make_mut(&mut self.desired.pod).spec.containers[0].image.push('x');
             }
             Fault::ImageChanges => {}
             Fault::TimePasses { seconds } => self.now = self.now.plus_seconds(*seconds),
