@@ -53,7 +53,7 @@ pub(crate) async fn serve(bus: &Bus, sure_rx: watch::Receiver<Sure>, heard: mpsc
                 continue;
             }
             if sure_rx.borrow().held.is_overdue(boottime()) {
-                answer(request, Err(unavailable(NO_WRITES)));
+                answer(request, Err(unavailable(NO_WRITES))).await;
             } else if heard.send(Heard::Call(Box::new(request))).await.is_err() {
                 break;
             }
@@ -74,18 +74,29 @@ pub(crate) struct Calls {
     /// Each with the moment at which it was heard.
     waiting: HashMap<CallId, (Request, Instant)>,
     last: CallId,
+    /// As many as there are calls.
+    answers: mpsc::UnboundedSender<Answer>,
     telemetry: Telemetry,
 }
 
+/// An answer on its way.
+type Answer = (Request, Result<Bytes, Status>);
+
 impl Calls {
     pub(crate) fn new(telemetry: Telemetry) -> Self {
-        Self { waiting: HashMap::new(), last: 0, telemetry }
+        let (answers, mut to_send) = mpsc::unbounded_channel::<Answer>();
+        tokio::spawn(async move {
+            while let Some((request, result)) = to_send.recv().await {
+                answer(request, result).await;
+            }
+        });
+        Self { waiting: HashMap::new(), last: 0, answers, telemetry }
     }
 
     /// Remembers a call and gives it a number; too many are answered at once.
     pub(crate) fn add(&mut self, request: Request) -> Option<Input> {
         if self.waiting.len() >= CALLS_MAX {
-            answer(request, Err(unavailable("too many requests wait for an answer")));
+            self.send((request, Err(unavailable("too many requests wait for an answer"))));
             return None;
         }
         self.last += 1;
@@ -98,13 +109,18 @@ impl Calls {
         if let Some((request, heard)) = self.waiting.remove(&call) {
             let code = result.as_ref().map_or_else(|status| status.code, |_| 200);
             self.telemetry.answered(&request.message.subject, code, heard.elapsed());
-            answer(request, result);
+            self.send((request, result));
         }
+    }
+
+    fn send(&self, answer: Answer) {
+        // The task ends with this only.
+        let _ = self.answers.send(answer);
     }
 }
 
 /// A refusal has the headers of ADR-32 and a Status as its body.
-fn answer(request: Request, result: Result<Bytes, Status>) {
+async fn answer(request: Request, result: Result<Bytes, Status>) {
     let mut headers = HeaderMap::new();
     let body = match result {
         Ok(json) => json,
@@ -115,8 +131,6 @@ fn answer(request: Request, result: Result<Bytes, Status>) {
             serde_json::to_vec(&status).unwrap_or_default().into()
         }
     };
-    tokio::spawn(async move {
-        // Who asked may be gone: then nobody misses the answer.
-        let _ = request.respond_with_headers(Ok(body), headers).await;
-    });
+    // Who asked may be gone: then nobody misses the answer.
+    let _ = request.respond_with_headers(Ok(body), headers).await;
 }
