@@ -16,6 +16,26 @@ pub const WATCH_ALIVE_SECONDS: u64 = 5;
 /// A list reply holds at most this many objects; [`ListMeta::continue_token`] asks for the next.
 pub const LIST_PAGE_OBJECTS_MAX: usize = 500;
 
+/// How much is told of each object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Detail {
+    /// All of it.
+    #[default]
+    Full,
+    /// Of a pod who it is, where it is and how it is, in the shape of the whole: the name, namespace, UID and
+    /// resourceVersion in `metadata`, `spec.nodeName`, `status.phase`, and type and status of each condition. Of a node
+    /// all of it.
+    Brief,
+}
+
+impl Detail {
+    /// Whether all is told.
+    pub fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
+}
+
 /// `apply`: the object, as the user wrote it, without defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,6 +45,9 @@ pub struct ApplyRequest<Object = Value> {
     /// Validate and answer as if, without storing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Of the object in the answer. That of a dry run is told in full: nobody has it yet.
+    #[serde(default, skip_serializing_if = "Detail::is_full")]
+    pub detail: Detail,
 }
 
 /// What an apply did.
@@ -66,6 +89,9 @@ pub struct ListRequest {
     /// From the reply before.
     #[serde(rename = "continue")]
     pub continue_token: String,
+    /// Of each object.
+    #[serde(skip_serializing_if = "Detail::is_full")]
+    pub detail: Detail,
 }
 
 /// A list of objects in Kubernetes' shape.
@@ -94,6 +120,9 @@ pub struct WatchRequest {
     pub field_selector: String,
     /// Begin after this revision; empty: ADDED for all that is, then go on.
     pub resource_version: String,
+    /// Of each object.
+    #[serde(skip_serializing_if = "Detail::is_full")]
+    pub detail: Detail,
 }
 
 /// The watch is open.

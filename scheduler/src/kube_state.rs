@@ -22,7 +22,7 @@ pub(crate) async fn page(bus: Bus) -> Result<String, String> {
     let client = Client::new(bus);
     let (mut pods, mut request) = (Vec::new(), ListRequest::default());
     loop {
-        let page = client.list_page(None, "pods", &request).await.map_err(|error| error.to_string())?;
+        let page = client.list_page::<Value>(None, "pods", &request).await.map_err(|error| error.to_string())?;
         pods.extend(page.items);
         if page.metadata.continue_token.is_empty() {
             break;

@@ -1,20 +1,21 @@
 //! The API as a client asks it: `podbus.api.v1.<namespace>.<resource>.<verb>`, JSON.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Buf as _;
 use futures::{Stream, StreamExt as _};
 use podbus_common::api::{
-    ApplyReply, ApplyRequest, DeleteRequest, ExplainReply, ExplainRequest, GetRequest, List, ListRequest, PlanReply,
-    PlanRequest, Status, WATCH_ALIVE_SECONDS, WATCH_SEQUENCE_HEADER, WatchEvent, WatchEventType, WatchReply,
+    ApplyReply, ApplyRequest, DeleteRequest, Detail, ExplainReply, ExplainRequest, GetRequest, List, ListRequest,
+    PlanReply, PlanRequest, Status, WATCH_ALIVE_SECONDS, WATCH_SEQUENCE_HEADER, WatchEvent, WatchEventType, WatchReply,
     WatchRequest,
 };
 use podbus_common::model::ListMeta;
 use podbus_common::subject::{self, Verb};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::{Bus, Denied, RequestError};
@@ -102,7 +103,7 @@ impl Client {
         object: &Value,
         dry_run: bool,
     ) -> Result<ApplyReply, ApiError> {
-        self.apply_as(namespace, resource, object, dry_run).await
+        self.apply_as(namespace, resource, &ApplyRequest { object, dry_run, detail: Detail::Full }).await
     }
 
     /// As [`apply`](Self::apply), of who wants to know only some of the object.
@@ -110,10 +111,9 @@ impl Client {
         &self,
         namespace: &str,
         resource: &str,
-        object: &Value,
-        dry_run: bool,
+        request: &ApplyRequest<impl Serialize>,
     ) -> Result<ApplyReply<Object>, ApiError> {
-        self.request(Some(namespace), resource, Verb::Apply, &ApplyRequest { object, dry_run }).await
+        self.request(Some(namespace), resource, Verb::Apply, request).await
     }
 
     /// Reads one object; `namespace` is `None` for nodes.
@@ -135,12 +135,12 @@ impl Client {
     }
 
     /// Reads one page: its `continue` is what the request for the next one carries.
-    pub async fn list_page(
+    pub async fn list_page<Object: DeserializeOwned>(
         &self,
         namespace: Option<&str>,
         resource: &str,
         request: &ListRequest,
-    ) -> Result<List, ApiError> {
+    ) -> Result<List<Object>, ApiError> {
         self.request(namespace, resource, Verb::List, request).await
     }
 
@@ -171,7 +171,7 @@ impl Client {
     }
 
     /// As [`watch`](Self::watch), of who wants to know only some of each object.
-    pub fn watch_as<Object: DeserializeOwned>(
+    pub fn watch_as<Object: Watched>(
         &self,
         namespace: Option<&str>,
         resource: &str,
@@ -256,7 +256,7 @@ impl Drop for OpenWatch {
 }
 
 impl Watch {
-    async fn next<Object: DeserializeOwned>(&mut self) -> Option<Result<WatchEvent<Object>, ApiError>> {
+    async fn next<Object: Watched>(&mut self) -> Option<Result<WatchEvent<Object>, ApiError>> {
         while !self.ended {
             match self.try_next().await {
                 Ok(Some(event)) => return Some(Ok(event)),
@@ -271,7 +271,7 @@ impl Watch {
     }
 
     /// The next event; `None`: a bookmark, or the watch must be opened again.
-    async fn try_next<Object: DeserializeOwned>(&mut self) -> Result<Option<WatchEvent<Object>>, ApiError> {
+    async fn try_next<Object: Watched>(&mut self) -> Result<Option<WatchEvent<Object>>, ApiError> {
         let open = match &mut self.open {
             Some(open) => open,
             none => none.insert(open_watch(&self.client, &self.namespace, &self.resource, &mut self.request).await?),
@@ -293,25 +293,74 @@ impl Watch {
         let line = open.rest.split_to(end);
         open.rest.advance(1.min(open.rest.len()));
         let unreadable = |source| ApiError::Decode { subject: self.request.inbox.clone(), source };
-        let event: WatchEvent<&RawValue> = serde_json::from_slice(&line).map_err(unreadable)?;
-        if event.kind == WatchEventType::Error {
-            let status = serde_json::from_str(event.object.get()).map_err(unreadable)?;
-            return Err(ApiError::Refused(Box::new(status)));
+        match serde_json::from_slice::<Told<Object>>(&line).map_err(unreadable)? {
+            Told::Change(event) => {
+                event.object.resource_version().clone_into(&mut self.request.resource_version);
+                Ok(Some(event))
+            }
+            Told::Bookmark(revision) => {
+                self.request.resource_version = revision;
+                Ok(None)
+            }
+            Told::Error(status) => Err(ApiError::Refused(status)),
         }
-        let version: Versioned = serde_json::from_str(event.object.get()).map_err(unreadable)?;
-        let object = match event.kind {
-            WatchEventType::Bookmark => None,
-            _ => Some(serde_json::from_str(event.object.get()).map_err(unreadable)?),
-        };
-        self.request.resource_version = version.metadata.resource_version;
-        Ok(object.map(|object| WatchEvent { kind: event.kind, object }))
     }
 }
 
-/// Of any object.
+/// An object that can be watched.
+pub trait Watched: DeserializeOwned {
+    /// Its `metadata.resourceVersion`: where a watch that was interrupted goes on.
+    fn resource_version(&self) -> &str;
+}
+
+impl Watched for Value {
+    fn resource_version(&self) -> &str {
+        self["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+    }
+}
+
+/// A message of a watch, read in one go.
+enum Told<Object> {
+    Change(WatchEvent<Object>),
+    Bookmark(String),
+    Error(Box<Status>),
+}
+
+/// What a bookmark holds.
 #[derive(Deserialize)]
 struct Versioned {
     metadata: ListMeta,
+}
+
+impl<'de, Object: Watched> Deserialize<'de> for Told<Object> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ToldVisitor(PhantomData))
+    }
+}
+
+struct ToldVisitor<Object>(PhantomData<Object>);
+
+impl<'de, Object: Watched> Visitor<'de> for ToldVisitor<Object> {
+    type Value = Told<Object>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a watch event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        // The type comes first: what the object is depends on it.
+        let Some(("type", kind)) = map.next_entry::<&str, WatchEventType>()? else {
+            return Err(A::Error::missing_field("type"));
+        };
+        let Some("object") = map.next_key::<&str>()? else { return Err(A::Error::missing_field("object")) };
+        let told = match kind {
+            WatchEventType::Bookmark => Told::Bookmark(map.next_value::<Versioned>()?.metadata.resource_version),
+            WatchEventType::Error => Told::Error(map.next_value()?),
+            kind => Told::Change(WatchEvent { kind, object: map.next_value()? }),
+        };
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(told)
+    }
 }
 
 async fn open_watch(

@@ -9,10 +9,13 @@ use std::sync::{Arc, OnceLock};
 use podbus_common::model::{Node, Pod, PodPhase, PodStatus};
 use podbus_common::subject::{self, Key};
 use podbus_common::{digest, fold};
+use serde::Serialize;
 
 use crate::kept::{KeptPod, KeptStatus, PodJson, PodTemplate, Templates};
 use crate::record::{NodeRecord, Record, RemovalRecord, StatusRecord};
 use crate::writing::Stored;
+
+const POD_SCHEDULED: &str = "PodScheduled";
 
 /// A pod's name within the cluster. Copies share its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -422,6 +425,38 @@ impl SeenPod {
         shown
     }
 
+    /// Who and where it is and how it is, as a client sees it that wants no more.
+    pub(crate) fn brief(&self) -> BriefPod<'_> {
+        let status = match &self.status {
+            Some(status) if self.pod.node().is_empty() || is_scheduled(status.template()) => {
+                let conditions = status.template().conditions.iter();
+                let conditions = conditions.map(|c| BriefCondition { kind: &c.kind, status: &c.status });
+                BriefStatus { phase: status.phase(), conditions: conditions.collect() }
+            }
+            // It follows from the binding.
+            status => {
+                let of_status = status.iter().flat_map(|status| &status.template().conditions);
+                let conditions = of_status.filter(|c| c.kind != POD_SCHEDULED);
+                let conditions = conditions.map(|c| BriefCondition { kind: &c.kind, status: &c.status });
+                let said = if !self.pod.node().is_empty() {
+                    Some("True")
+                } else {
+                    (!self.pod.template().spec.scheduling_gates.is_empty()).then_some("False")
+                };
+                let scheduled = said.map(|status| BriefCondition { kind: POD_SCHEDULED, status });
+                BriefStatus { phase: self.phase(), conditions: conditions.chain(scheduled).collect() }
+            }
+        };
+        let metadata = BriefMetadata {
+            name: &self.name.name,
+            namespace: &self.name.namespace,
+            uid: &self.pod.uid,
+            resource_version: self.revision.to_string(),
+        };
+        let spec = BriefSpec { node_name: self.pod.node() };
+        BriefPod { api_version: "v1", kind: "Pod", metadata, spec, status }
+    }
+
     /// As `status.phase` says.
     pub(crate) fn phase(&self) -> PodPhase {
         self.status.as_ref().map_or(PodPhase::Pending, |status| status.phase())
@@ -432,15 +467,57 @@ impl SeenPod {
         let status = self.status.as_ref().map(|status| status.record().status);
         let pod = || self.pod.pod(&self.name);
         let born = self.pod.created().unwrap_or_default();
-        let scheduled =
-            |status: &PodStatus| status.conditions.iter().any(|c| c.kind == "PodScheduled" && c.status == "True");
         match (status, self.pod.node().is_empty()) {
-            (Some(status), false) if !scheduled(&status) => fold::bound(&pod(), Some(&status), born),
+            (Some(status), false) if !is_scheduled(&status) => fold::bound(&pod(), Some(&status), born),
             (Some(status), _) => status,
             (None, false) => fold::bound(&pod(), None, born),
             (None, true) => fold::unbound(&pod()),
         }
     }
+}
+
+fn is_scheduled(status: &PodStatus) -> bool {
+    status.conditions.iter().any(|c| c.kind == POD_SCHEDULED && c.status == "True")
+}
+
+/// A pod as [`Detail::Brief`](podbus_common::api::Detail::Brief) has it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BriefPod<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    pub(crate) metadata: BriefMetadata<'a>,
+    spec: BriefSpec<'a>,
+    status: BriefStatus<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BriefMetadata<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    uid: &'a str,
+    pub(crate) resource_version: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BriefSpec<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    node_name: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct BriefStatus<'a> {
+    phase: PodPhase,
+    conditions: Vec<BriefCondition<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct BriefCondition<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    status: &'a str,
 }
 
 #[cfg(test)]
@@ -467,6 +544,43 @@ mod tests {
         assert_eq!(cluster.seen_pod(&name).unwrap().revision, 2);
         cluster.apply("podstatus.default.web", status("new"), 3);
         assert_eq!(cluster.seen_pod(&name).unwrap().revision, 3);
+    }
+
+    #[test]
+    fn a_brief_pod_says_of_each_of_its_fields_what_the_whole_says() {
+        let reported = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "reason": "r"}]});
+        let gates = json!([{"name": "wait"}]);
+        for (node, gates, status) in [
+            ("node-1", json!([]), None),
+            ("", json!([]), None),
+            ("", gates, None),
+            ("node-1", json!([]), Some(&reported)),
+            ("", json!([]), Some(&reported)),
+        ] {
+            let metadata = json!({"namespace": "default", "name": "web", "uid": "u", "labels": {"a": "b"}});
+            let pod = json!({"metadata": metadata, "spec": {"nodeName": node, "schedulingGates": gates}});
+            let (mut cluster, name) = (Cluster::default(), PodName::new("default", "web"));
+            let record = Record::Pod(Arc::new(serde_json::from_value(pod).unwrap()));
+            cluster.apply("pods.default.web", Some(record), 1);
+            if let Some(status) = status {
+                let record = serde_json::from_value(json!({"uid": "u", "status": status})).unwrap();
+                cluster.apply("podstatus.default.web", Some(Record::Status(Arc::new(record))), 2);
+            }
+            let seen = cluster.seen_pod(&name).unwrap();
+            let brief = serde_json::to_value(seen.brief()).unwrap();
+            let full = serde_json::to_value(seen.shown()).unwrap();
+            for path in ["/apiVersion", "/kind", "/metadata/uid", "/metadata/resourceVersion", "/status/phase"] {
+                assert_eq!(brief.pointer(path), full.pointer(path), "{path}");
+            }
+            let told = |pod: &serde_json::Value| {
+                let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+                let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let conditions = conditions.iter().map(|c| (c["type"].to_string(), c["status"].to_string()));
+                (node, conditions.collect::<BTreeSet<_>>())
+            };
+            assert_eq!(told(&brief), told(&full));
+            assert!(brief["metadata"].get("labels").is_none());
+        }
     }
 
     #[test]

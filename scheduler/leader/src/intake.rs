@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use podbus_common::api::{ApplyReply, ApplyRequest, ApplyResult, Status};
+use podbus_common::api::{ApplyReply, ApplyRequest, ApplyResult, Detail, Status};
 use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE, set_defaults};
 use podbus_common::manifest;
 use podbus_common::model::{Pod, Timestamp};
@@ -28,14 +28,16 @@ const GENERATED_PREFIX_MAX: usize = 58;
 pub(crate) struct Asked {
     pub(crate) pod: Pod,
     pub(crate) dry_run: bool,
+    /// Of what is answered.
+    pub(crate) detail: Detail,
     /// Its name was made here: it is a new pod, or none.
     pub(crate) generated: bool,
 }
 
 /// Reads a request. `random` picks the letters of a generated name.
 pub(crate) fn read(namespace: Option<&str>, payload: &[u8], random: impl FnMut() -> usize) -> Result<Asked, Status> {
-    let ApplyRequest { object, dry_run } = query::read(payload)?;
-    read_object(namespace, &object, dry_run, random)
+    let ApplyRequest { object, dry_run, detail } = query::read(payload)?;
+    Ok(Asked { detail, ..read_object(namespace, &object, dry_run, random)? })
 }
 
 /// Reads one object of a request.
@@ -72,7 +74,7 @@ pub(crate) fn read_object(
     metadata.deletion_timestamp = None;
     metadata.deletion_grace_period_seconds = None;
     pod.status = None;
-    Ok(Asked { pod, dry_run, generated })
+    Ok(Asked { pod, dry_run, detail: Detail::Full, generated })
 }
 
 fn check_type(object: &Value) -> Result<(), Status> {
@@ -117,7 +119,7 @@ pub(crate) struct Unplaced {
 }
 
 /// Stores a new pod. `unplaced`: why it has no place yet; neither that nor a node: it must not be placed yet.
-pub(crate) fn plan_create(call: CallId, pod: Pod, unplaced: Option<&Unplaced>, now: Timestamp) -> Plan {
+pub(crate) fn plan_create(call: CallId, pod: Pod, detail: Detail, unplaced: Option<&Unplaced>, now: Timestamp) -> Plan {
     let name = PodName::of(&pod);
     let pod = Arc::new(pod);
     let mut plan = Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::clone(&pod)))], effects: Vec::new() };
@@ -130,7 +132,7 @@ pub(crate) fn plan_create(call: CallId, pod: Pod, unplaced: Option<&Unplaced>, n
             plan.effects.extend(said.effects);
         }
     }
-    plan.effects.push(Effect::AnswerApplied(call, ApplyResult::Created, name));
+    plan.effects.push(Effect::AnswerApplied(call, ApplyResult::Created, name, detail));
     plan
 }
 
@@ -144,7 +146,9 @@ pub(crate) fn plan_update(call: CallId, stored: &Arc<Pod>, asked: &Asked, tolera
     }
     match update(stored, &asked.pod, toleration_seconds) {
         Err(status) => Plan::only(Effect::Answer(call, Err(status))),
-        Ok(pod) if pod == **stored => Plan::only(Effect::AnswerApplied(call, ApplyResult::Unchanged, name)),
+        Ok(pod) if pod == **stored => {
+            Plan::only(Effect::AnswerApplied(call, ApplyResult::Unchanged, name, asked.detail))
+        }
         Ok(pod) if asked.dry_run => Plan::only(Effect::Answer(call, reply(ApplyResult::Configured, &pod))),
         Ok(mut pod) => {
             let respec = pod.spec != stored.spec;
@@ -156,7 +160,7 @@ pub(crate) fn plan_update(call: CallId, stored: &Arc<Pod>, asked: &Asked, tolera
             } else if respec {
                 effects.push(Effect::Enqueue(Box::new(pod.clone())));
             }
-            effects.push(Effect::AnswerApplied(call, ApplyResult::Configured, name.clone()));
+            effects.push(Effect::AnswerApplied(call, ApplyResult::Configured, name.clone(), asked.detail));
             Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::new(pod)))], effects }
         }
     }

@@ -1,7 +1,7 @@
 //! What a decision consists of: writes, then effects. Nothing of it is done by whoever decides.
 
 use bytes::Bytes;
-use podbus_common::api::{ApplyResult, Status};
+use podbus_common::api::{ApplyResult, Detail, Status};
 use podbus_common::model::{Event, Pod};
 use podbus_common::proto;
 use podbus_common::subject::Key;
@@ -87,7 +87,7 @@ pub(crate) enum Effect {
     /// Answers a call with a pod as it is shown by now.
     AnswerPod(CallId, PodName),
     /// Answers an apply with what it did and the pod as it is shown by now.
-    AnswerApplied(CallId, ApplyResult, PodName),
+    AnswerApplied(CallId, ApplyResult, PodName, Detail),
     /// Answers a pod's part of a status request.
     Ack(BatchId, proto::PodAck),
     /// Tells a pod's node of the pod as it is stored by now.

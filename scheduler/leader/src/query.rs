@@ -1,7 +1,7 @@
 //! `get` and `list`, and the words of refusals. Pure.
 
 use bytes::Bytes;
-use podbus_common::api::{GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status};
+use podbus_common::api::{Detail, GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status};
 use podbus_common::model::{ListMeta, ObjectMeta};
 use podbus_common::selector::{FieldSelector, LabelSelector};
 use serde::de::DeserializeOwned;
@@ -143,7 +143,7 @@ pub(crate) fn list(
     let namespace = namespace.filter(|_| resource == Resource::Pods);
     let filter = Filter::new(namespace, &request.label_selector, &request.field_selector)?;
     let (kind, page) = match resource {
-        Resource::Pods => ("PodList", pods_page(cluster, &filter, &request.continue_token)?),
+        Resource::Pods => ("PodList", pods_page(cluster, &filter, request)?),
         Resource::Nodes => ("NodeList", nodes_page(cluster, &filter, &request.continue_token)?),
     };
     to_json(&List {
@@ -175,8 +175,8 @@ impl Page {
     }
 }
 
-fn pods_page(cluster: &Cluster, filter: &Filter, after: &str) -> Result<Page, Status> {
-    let after = after.split_once('/').map(|(namespace, name)| PodName::new(namespace, name));
+fn pods_page(cluster: &Cluster, filter: &Filter, request: &ListRequest) -> Result<Page, Status> {
+    let after = request.continue_token.split_once('/').map(|(namespace, name)| PodName::new(namespace, name));
     // Pods are sorted by namespace: begin where the wanted one does.
     let from = filter.namespace.as_ref().map(|namespace| PodName::new(namespace.as_str(), ""));
     let mut page = Page::default();
@@ -184,9 +184,13 @@ fn pods_page(cluster: &Cluster, filter: &Filter, after: &str) -> Result<Page, St
         if filter.namespace.as_ref().is_some_and(|namespace| **namespace != *name.namespace) {
             break;
         }
-        if let Some(seen) = cluster.seen_pod(name).filter(|seen| filter.takes_pod(seen))
-            && !page.push(&seen.shown(), &format!("{}/{}", name.namespace, name.name))?
-        {
+        let Some(seen) = cluster.seen_pod(name).filter(|seen| filter.takes_pod(seen)) else { continue };
+        let last = format!("{}/{}", name.namespace, name.name);
+        let room = match request.detail {
+            Detail::Full => page.push(&seen.shown(), &last)?,
+            Detail::Brief => page.push(&seen.brief(), &last)?,
+        };
+        if !room {
             break;
         }
     }

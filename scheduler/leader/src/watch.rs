@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podbus_common::api::{Status, WATCH_ALIVE_SECONDS, WatchEvent, WatchEventType, WatchRequest};
+use podbus_common::api::{Detail, Status, WATCH_ALIVE_SECONDS, WatchEvent, WatchEventType, WatchRequest};
 use podbus_common::model::ListMeta;
 use podbus_common::subject::is_inbox;
 use serde::Serialize;
@@ -53,9 +53,14 @@ impl Shown {
     }
 
     /// What a watcher is told of it, under another revision.
-    fn told(&self, kind: WatchEventType, revision: u64) -> Vec<u8> {
+    fn told(&self, kind: WatchEventType, revision: u64, detail: Detail) -> Vec<u8> {
         let revision = revision.to_string();
         match self {
+            Self::Pod(seen) if detail == Detail::Brief => {
+                let mut object = seen.brief();
+                object.metadata.resource_version = revision;
+                json_of(&WatchEvent { kind, object })
+            }
             Self::Pod(seen) => {
                 let mut object = seen.shown();
                 object.metadata.resource_version = revision;
@@ -90,7 +95,7 @@ impl Change {
     }
 
     /// What a watch with `filter` is told.
-    fn told<'a>(&'a self, filter: &Filter) -> Option<Vec<u8>> {
+    fn told<'a>(&'a self, filter: &Filter, detail: Detail) -> Option<Vec<u8>> {
         let taken = |shown: &'a Option<Shown>| shown.as_ref().filter(|shown| shown.taken_by(filter));
         let (kind, object) = match (taken(&self.before), taken(&self.after)) {
             (None, Some(after)) => (WatchEventType::Added, after),
@@ -98,7 +103,7 @@ impl Change {
             (Some(before), None) => (WatchEventType::Deleted, before),
             (None, None) => return None,
         };
-        Some(object.told(kind, self.revision))
+        Some(object.told(kind, self.revision, detail))
     }
 }
 
@@ -117,6 +122,7 @@ struct Watch {
     inbox: String,
     resource: Resource,
     filter: Filter,
+    detail: Detail,
     sequence: u64,
     heard: Instant,
 }
@@ -164,15 +170,16 @@ impl Watches {
         if self.open.len() >= WATCHES_MAX {
             return Err(query::unavailable("too many watches are open"));
         }
+        let detail = request.detail;
         let events: Vec<Vec<u8>> = if request.resource_version.is_empty() {
             let taken = now_there.filter(|shown| shown.taken_by(&filter));
-            taken.map(|shown| shown.told(WatchEventType::Added, shown.revision())).collect()
+            taken.map(|shown| shown.told(WatchEventType::Added, shown.revision(), detail)).collect()
         } else {
             let since = self.since(&request.resource_version, applied)?;
             let changes = self.ring.range(since..).filter(|change| change.resource() == Some(resource));
-            changes.filter_map(|change| change.told(&filter)).collect()
+            changes.filter_map(|change| change.told(&filter, detail)).collect()
         };
-        let mut watch = Watch { inbox: request.inbox.clone(), resource, filter, sequence: 0, heard: now };
+        let mut watch = Watch { inbox: request.inbox.clone(), resource, filter, detail, sequence: 0, heard: now };
         let messages = events.into_iter().map(|event| watch.message(event)).collect();
         self.opened += 1;
         self.open.insert(self.opened, watch);
@@ -209,7 +216,7 @@ impl Watches {
         let mut messages = Vec::new();
         for change in changes {
             for watch in self.open.values_mut().filter(|watch| change.resource() == Some(watch.resource)) {
-                if let Some(event) = change.told(&watch.filter) {
+                if let Some(event) = change.told(&watch.filter, watch.detail) {
                     messages.push(watch.message(event));
                 }
             }

@@ -1,7 +1,7 @@
 //! From apply to Running, and what refuses it.
 
 use futures::StreamExt as _;
-use podbus_common::api::{ApplyResult, WatchEventType, WatchRequest};
+use podbus_common::api::{ApplyRequest, ApplyResult, Detail, ListRequest, WatchEventType, WatchRequest};
 use podbus_common::proto::pod_ack::Kind;
 use podbus_common_bus::api::ApiError;
 use serde_json::json;
@@ -116,6 +116,28 @@ async fn a_watch_tells_the_life_of_a_pod_and_goes_on_where_it_was() {
     let mut watch = cluster.api.watch(Some("default"), "pods", WatchRequest { resource_version, ..Default::default() });
     let modified = timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap();
     assert_eq!((modified.kind, &modified.object["status"]["phase"]), (WatchEventType::Modified, &json!("Running")));
+}
+
+#[tokio::test]
+async fn who_wants_it_brief_is_told_who_and_where_a_pod_is_and_how_it_is() {
+    let cluster = Cluster::start().await;
+    let mut agent = Agent::register(&cluster.bus, "node-1").await;
+    let request = WatchRequest { detail: Detail::Brief, ..Default::default() };
+    let mut watch = cluster.api.watch(Some("default"), "pods", request);
+    let object = pod("web", "1");
+    let request = ApplyRequest { object: &object, dry_run: false, detail: Detail::Brief };
+    let applied = cluster.api.apply_as::<serde_json::Value>("default", "pods", &request).await.unwrap();
+    let added = timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(added.object, applied.object);
+    assert_eq!(added.object["spec"], json!({"nodeName": "node-1"}));
+
+    let assigned = agent.until_pod().await;
+    agent.report(running(&assigned, 1)).await;
+    let modified = timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(modified.object["status"]["phase"], "Running");
+    let list = ListRequest { detail: Detail::Brief, ..Default::default() };
+    let list = cluster.api.list(Some("default"), "pods", &list).await.unwrap();
+    assert_eq!(list.items, [modified.object]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use podbus_common::api::{ApplyRequest, DeleteRequest, Status};
+use podbus_common::api::{ApplyRequest, DeleteRequest, Detail, Status};
 use podbus_common::subject::{self, Verb};
 use serde_json::{Value, json};
 
@@ -152,9 +152,10 @@ impl World {
         let request = client.requests;
         client.names[name].request = request;
         let (verb, payload) = match &client.names[name].asked {
-            Some(Asked::Apply(object)) => {
-                (Verb::Apply, serde_json::to_vec(&ApplyRequest { object: object.clone(), dry_run: false }))
-            }
+            Some(Asked::Apply(object)) => (
+                Verb::Apply,
+                serde_json::to_vec(&ApplyRequest { object: object.clone(), dry_run: false, detail: Detail::Full }),
+            ),
             Some(Asked::Delete(request)) => (Verb::Delete, serde_json::to_vec(request)),
             None => return,
         };

@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use podbus_common::api::{WatchEventType, WatchRequest};
+use podbus_common::api::{Detail, WatchEventType, WatchRequest};
 use podbus_common::quantity::Quantity;
-use podbus_common_bus::api::Client;
+use podbus_common_bus::api::{Client, Watched};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -26,10 +26,17 @@ pub(super) struct SeenPod {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct SeenMetadata {
     name: String,
     uid: String,
+    resource_version: String,
+}
+
+impl Watched for SeenPod {
+    fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,7 +73,8 @@ pub(super) enum Seen {
 pub(super) async fn watch(api: Client, namespace: String, selector: String, seen: mpsc::Sender<Seen>) {
     let pods = async {
         loop {
-            let request = WatchRequest { label_selector: selector.clone(), ..WatchRequest::default() };
+            let (label_selector, detail) = (selector.clone(), Detail::Brief);
+            let request = WatchRequest { label_selector, detail, ..WatchRequest::default() };
             let mut events = api.watch_as(Some(&namespace), "pods", request);
             while let Some(Ok(event)) = events.next().await {
                 let Some(pod) = pod(&event.object, event.kind == WatchEventType::Deleted) else { continue };
@@ -103,8 +111,15 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
+impl SeenPod {
+    /// The number of a pod of a test.
+    pub(super) fn index(&self) -> Option<usize> {
+        index_of(&self.metadata.name)
+    }
+}
+
 /// The number of a pod of a test, which ends its name.
-pub(super) fn index_of(name: &str) -> Option<usize> {
+fn index_of(name: &str) -> Option<usize> {
     name.rsplit('-').next()?.parse().ok()
 }
 
@@ -117,7 +132,7 @@ fn pod(pod: &SeenPod, gone: bool) -> Option<Seen> {
         "Running" => pod.status.conditions.iter().any(ready),
         _ => false,
     };
-    Some(Seen::Pod { index: index_of(&pod.metadata.name)?, at: Instant::now(), uid, node, running, gone })
+    Some(Seen::Pod { index: pod.index()?, at: Instant::now(), uid, node, running, gone })
 }
 
 fn node(object: &Value, gone: bool) -> Seen {

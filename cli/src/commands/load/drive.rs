@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use podbus_common::api::{DeleteRequest, ListRequest};
+use podbus_common::api::{ApplyRequest, DeleteRequest, Detail, ListRequest};
 use podbus_common_bus::api::{ApiError, Client};
 use podbus_load::Scenario;
 use podbus_load::chance::Chance;
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::cluster::{self, Seen, environment, identity, index_of, requests};
+use super::cluster::{self, Seen, SeenPod, environment, identity, requests};
 use crate::failure::{Failure, Outcome};
 use crate::terminal::Terminal;
 
@@ -203,8 +203,9 @@ impl Progress<'_> {
                 tokio::spawn(async move {
                     let name = format!("load-{label}-{index}");
                     let pod = named(&templates[arrival.template], index as u64, &name, &label, &namespace);
+                    let request = ApplyRequest { object: &pod, dry_run: false, detail: Detail::Brief };
                     loop {
-                        let error = match api.apply_as(&namespace, "pods", &pod, false).await {
+                        let error = match api.apply_as(&namespace, "pods", &request).await {
                             Ok(reply) => {
                                 let (uid, node) = identity(&reply.object);
                                 let created = News::Created { index, at: Instant::now(), uid, node };
@@ -340,14 +341,15 @@ impl Progress<'_> {
 
     /// Compares what the cluster has with what was asked.
     async fn verify(&mut self) -> Outcome {
-        let mut request = ListRequest { label_selector: format!("{LABEL}={}", self.label), ..ListRequest::default() };
+        let label_selector = format!("{LABEL}={}", self.label);
+        let mut request = ListRequest { label_selector, detail: Detail::Brief, ..ListRequest::default() };
         let mut listed = BTreeMap::new();
         // A page at a time: a million pods as JSON would need more memory than the cluster.
         loop {
-            let page = self.run.api.list_page(Some(&self.run.scenario.namespace), "pods", &request).await?;
+            let namespace = Some(self.run.scenario.namespace.as_str());
+            let page = self.run.api.list_page::<SeenPod>(namespace, "pods", &request).await?;
             for pod in &page.items {
-                let index = pod["metadata"]["name"].as_str().and_then(index_of).unwrap_or(usize::MAX);
-                *listed.entry(index).or_default() += 1;
+                *listed.entry(pod.index().unwrap_or(usize::MAX)).or_default() += 1;
             }
             request.continue_token = page.metadata.continue_token;
             if request.continue_token.is_empty() {

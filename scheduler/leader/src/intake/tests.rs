@@ -25,7 +25,7 @@ fn updated(stored: &Arc<Pod>, manifest: &Value, toleration_seconds: i64) -> Plan
 
 fn result_of(plan: &Plan) -> Option<ApplyResult> {
     plan.effects.iter().find_map(|effect| match effect {
-        Effect::AnswerApplied(_, result, _) => Some(*result),
+        Effect::AnswerApplied(_, result, ..) => Some(*result),
         _ => None,
     })
 }

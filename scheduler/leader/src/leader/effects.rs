@@ -1,5 +1,6 @@
 //! Carrying out what follows from a decision, once it is durable.
 
+use podbus_common::api::Detail;
 use podbus_common::model::Event;
 use podbus_common::proto::{Assignment, PodAck, Removal, StatusReply};
 use podbus_common::subject::{self, removal_key};
@@ -25,9 +26,13 @@ impl Leader {
                 let pod = self.cluster.seen_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
                 self.answer(call, pod.and_then(|pod| query::to_json(&pod.shown())));
             }
-            Effect::AnswerApplied(call, result, name) => {
+            Effect::AnswerApplied(call, result, name, detail) => {
                 let pod = self.cluster.seen_pod(&name).ok_or_else(|| query::not_found("pods", &name.name));
-                self.answer(call, pod.and_then(|pod| intake::reply(result, &pod.shown())));
+                let reply = pod.and_then(|pod| match detail {
+                    Detail::Full => intake::reply(result, &pod.shown()),
+                    Detail::Brief => intake::reply(result, &pod.brief()),
+                });
+                self.answer(call, reply);
             }
             Effect::Ack(batch, ack) => self.ack(batch, ack),
             Effect::Assign(name) => self.assign(&name),

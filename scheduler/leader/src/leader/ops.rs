@@ -152,7 +152,7 @@ impl Leader {
         if unplaced.is_some() {
             self.creating.insert(uid.to_owned(), PodName::of(&pod));
         }
-        intake::plan_create(call, pod, unplaced.as_ref(), now)
+        intake::plan_create(call, pod, asked.detail, unplaced.as_ref(), now)
     }
 
     /// Places a new pod at once where that is possible; otherwise says why it must wait.
