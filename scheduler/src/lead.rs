@@ -80,8 +80,10 @@ pub(crate) async fn lead(
             None => Input::Tick { caught_up: bus.is_connected() && heard_rx.len() <= BEHIND_MAX },
         };
         let (name, now, before) = (input_name(&input), now(), *leader.stats());
+        leader.set_events_room(shell.publisher.room());
         leader.handle(input, now)?;
         telemetry.decided(name, now.instant.elapsed(), &before, leader.stats());
+        shell.publisher.note_dropped(leader.stats().events_dropped - before.events_dropped);
         shell.carry_out(leader.outputs());
     }
 }

@@ -41,11 +41,23 @@ impl Publisher {
         Self { queue, dropped, telemetry }
     }
 
+    /// How many events it would take now.
+    pub(crate) fn room(&self) -> usize {
+        self.queue.capacity()
+    }
+
     /// Never waits: when the queue is full the event is dropped and counted.
     pub(crate) fn publish(&self, event: Event) {
         if self.queue.try_send(event).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            self.telemetry.dropped_event();
+            self.note_dropped(1);
+        }
+    }
+
+    /// So many were dropped for want of room.
+    pub(crate) fn note_dropped(&self, events: u64) {
+        if events > 0 {
+            self.dropped.fetch_add(events, Ordering::Relaxed);
+            self.telemetry.dropped_events(events);
         }
     }
 }

@@ -187,8 +187,8 @@ impl Telemetry {
         self.0.events.inc();
     }
 
-    pub(crate) fn dropped_event(&self) {
-        self.0.events_dropped.inc();
+    pub(crate) fn dropped_events(&self, events: u64) {
+        self.0.events_dropped.inc_by(events);
     }
 
     pub(crate) fn dropped_message(&self) {

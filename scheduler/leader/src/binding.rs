@@ -144,13 +144,12 @@ pub(crate) fn bind(stored: Option<&Arc<Pod>>, uid: &str, node: &str, new_uid: Op
     new_uid.unwrap_or(uid).clone_into(&mut pod.metadata.uid);
     node.clone_into(&mut pod.spec.node_name);
     let name = PodName::of(&pod);
-    let effects = bound(&pod, now);
-    Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::new(pod)))], effects }
+    Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::new(pod)))], effects: bound(name, now) }
 }
 
 /// What follows once a pod is bound.
-pub(crate) fn bound(pod: &Pod, now: Timestamp) -> Vec<Effect> {
-    vec![Effect::Publish(Box::new(events::scheduled(pod, now))), Effect::Assign(PodName::of(pod))]
+pub(crate) fn bound(name: PodName, now: Timestamp) -> Vec<Effect> {
+    vec![Effect::PublishScheduled(name.clone(), now), Effect::Assign(name)]
 }
 
 /// Says why a pod waits, unless it was said already. `nominated`: the node that others were asked to leave for it.
@@ -194,8 +193,13 @@ pub(crate) fn preempt(
 
 /// The status of a pod, as a write.
 pub(crate) fn put_status(pod: &Pod, agent_epoch: u64, sequence: u64, status: PodStatus) -> Write {
-    let record = StatusRecord { uid: pod.metadata.uid.clone(), agent_epoch, sequence, status };
-    Write::put(PodName::of(pod).status_key(), Record::Status(Arc::new(record)))
+    put_status_of(&PodName::of(pod), &pod.metadata.uid, agent_epoch, sequence, status)
+}
+
+/// The status of the pod that has this name and this UID, as a write.
+pub(crate) fn put_status_of(name: &PodName, uid: &str, agent_epoch: u64, sequence: u64, status: PodStatus) -> Write {
+    let record = StatusRecord { uid: uid.to_owned(), agent_epoch, sequence, status };
+    Write::put(name.status_key(), Record::Status(Arc::new(record)))
 }
 
 /// When a pod must leave a node that has `taints`: the earliest end of what it bears. `None`: it stays.

@@ -3,7 +3,7 @@
 //! [`Cluster::apply`] is the only way in, for what is read at the start and for what was written: so memory is what a
 //! restart would read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::sync::{Arc, OnceLock};
 
 use podbus_common::model::{Node, Pod, PodPhase, PodStatus};
@@ -176,10 +176,13 @@ impl Cluster {
 
     /// The entry of a name, which is new where nothing was known of it.
     fn entry_mut(&mut self, name: &PodName) -> &mut Entry {
-        if !self.pods.contains_key(name) {
-            self.names.insert(name.clone());
+        match self.pods.entry(name.clone()) {
+            hash_map::Entry::Occupied(there) => there.into_mut(),
+            hash_map::Entry::Vacant(free) => {
+                self.names.insert(name.clone());
+                free.insert(Entry::default())
+            }
         }
-        self.pods.entry(name.clone()).or_default()
     }
 
     fn set_revision(&mut self, name: &PodName, revision: u64, of: impl Fn(&mut Entry) -> &mut u64) {
@@ -343,7 +346,11 @@ impl Cluster {
 
     /// Whether `key` has a value.
     pub(crate) fn holds(&self, key: &str) -> bool {
-        let revision = self.revision_of(key);
+        self.is_value(self.revision_of(key))
+    }
+
+    /// Whether `revision`, which is that of a key's last message, is that of a value.
+    pub(crate) fn is_value(&self, revision: u64) -> bool {
         revision > 0 && !self.purged.contains_key(&revision)
     }
 

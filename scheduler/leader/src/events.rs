@@ -9,6 +9,8 @@ use podbus_common::proto::NodeEvent;
 use podbus_common::subject::NODE_EVENTS_NAMESPACE;
 use sha2::{Digest, Sha256};
 
+use crate::cluster::PodName;
+use crate::kept::KeptPod;
 use crate::rebuild;
 
 const SCHEDULER: &str = "podbus-scheduler";
@@ -21,10 +23,10 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 // === What they say ===
 
 /// A pod got a node.
-pub(crate) fn scheduled(pod: &Pod, now: Timestamp) -> Event {
-    let ObjectMeta { namespace, name, .. } = &pod.metadata;
-    let message = format!("Successfully assigned {namespace}/{name} to {}", pod.spec.node_name);
-    of_pod(pod, EventType::Normal, "Scheduled", message, now)
+pub(crate) fn scheduled(name: &PodName, pod: &KeptPod, at: Timestamp) -> Event {
+    let message = format!("Successfully assigned {}/{} to {}", name.namespace, name.name, pod.node());
+    let source = EventSource { component: SCHEDULER.to_owned(), host: pod.node().to_owned() };
+    event_of(reference_to(name, &pod.uid), EventType::Normal, "Scheduled", message, source, "", at)
 }
 
 /// A pod fits nowhere.
@@ -51,13 +53,13 @@ pub(crate) fn pod_node_not_ready(pod: &Pod, now: Timestamp) -> Event {
 }
 
 /// What a node says of a pod on it.
-pub(crate) fn of_pod_on_node(pod: &Pod, node: &str, event: &NodeEvent) -> Event {
+pub(crate) fn of_pod_on_node(name: &PodName, uid: &str, node: &str, event: &NodeEvent) -> Event {
     let field_path = match (event.container.as_str(), event.init) {
         ("", _) => String::new(),
         (name, true) => format!("spec.initContainers{{{name}}}"),
         (name, false) => format!("spec.containers{{{name}}}"),
     };
-    let about = ObjectReference { field_path, ..reference_to_pod(pod) };
+    let about = ObjectReference { field_path, ..reference_to(name, uid) };
     let at = Timestamp::from_unix_ms(event.at_ms);
     let source = EventSource { component: AGENT.to_owned(), host: node.to_owned() };
     let attempt = event.attempt.to_string();
@@ -117,16 +119,16 @@ fn kind_of(text: &str) -> EventType {
 
 fn of_pod(pod: &Pod, kind: EventType, reason: &str, message: String, now: Timestamp) -> Event {
     let source = EventSource { component: SCHEDULER.to_owned(), host: pod.spec.node_name.clone() };
-    event_of(reference_to_pod(pod), kind, reason, message, source, "", now)
+    event_of(reference_to(&PodName::of(pod), &pod.metadata.uid), kind, reason, message, source, "", now)
 }
 
-fn reference_to_pod(pod: &Pod) -> ObjectReference {
+fn reference_to(name: &PodName, uid: &str) -> ObjectReference {
     ObjectReference {
         kind: "Pod".to_owned(),
         api_version: "v1".to_owned(),
-        name: pod.metadata.name.clone(),
-        namespace: pod.metadata.namespace.clone(),
-        uid: pod.metadata.uid.clone(),
+        name: name.name.to_string(),
+        namespace: name.namespace.to_string(),
+        uid: uid.to_owned(),
         field_path: String::new(),
     }
 }
@@ -263,7 +265,7 @@ mod tests {
             at_ms,
             ..Default::default()
         };
-        of_pod_on_node(&pod(), "node-1", &event)
+        of_pod_on_node(&PodName::new("a", "web"), "u", "node-1", &event)
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! `apply`: what a manifest becomes. Pure.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use podbus_common::api::{ApplyReply, ApplyRequest, ApplyResult, Detail, Status};
 use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE, set_defaults};
 use podbus_common::manifest;
-use podbus_common::model::{Pod, Timestamp};
+use podbus_common::model::{ObjectMeta, Pod, PodSpec, Timestamp};
 use podbus_common::validation::{FieldError, inherit, invalid_message, validate_pod, validate_update};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::binding;
 use crate::cluster::PodName;
@@ -23,6 +25,11 @@ const SUFFIX_LENGTH: usize = 5;
 /// A generated name keeps room for its suffix (Kubernetes' `maxGeneratedNameLength`).
 const GENERATED_PREFIX_MAX: usize = 58;
 
+/// So many specs are known at most,
+const KNOWN_MAX: usize = 256;
+/// each of at most so many bytes.
+const KNOWN_BYTES_MAX: usize = 16 << 10;
+
 /// A pod to apply, checked as far as it can be without what is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
@@ -34,10 +41,90 @@ pub(crate) struct Asked {
     pub(crate) generated: bool,
 }
 
+/// Specs that were found in order, by their JSON: pods that are alike are checked once.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    specs: HashMap<Box<str>, PodSpec>,
+}
+
+impl Known {
+    fn add(&mut self, payload: &[u8], pod: &Pod) {
+        let Some(spec) = Plain::read(payload).map(|plain| plain.object.spec.get()) else { return };
+        if spec.len() > KNOWN_BYTES_MAX {
+            return;
+        }
+        if self.specs.len() >= KNOWN_MAX {
+            self.specs.clear();
+        }
+        self.specs.insert(spec.into(), pod.spec.clone());
+    }
+
+    /// The pod of a request whose spec is known and that holds nothing else but names and labels, which are checked
+    /// with all that is stored.
+    fn pod(&self, payload: &[u8]) -> Option<(Pod, ApplyRequest<()>)> {
+        let Plain { object: PlainObject { api_version, kind, metadata, spec }, dry_run, detail } =
+            Plain::read(payload)?;
+        let spec = self.specs.get(spec.get())?.clone();
+        let PlainMetadata { name, namespace, labels } = metadata;
+        let metadata = ObjectMeta { name, namespace, labels, ..ObjectMeta::default() };
+        let (api_version, kind) = (api_version.to_owned(), kind.to_owned());
+        Some((Pod { api_version, kind, metadata, spec, status: None }, ApplyRequest { object: (), dry_run, detail }))
+    }
+}
+
+/// An apply as most are. Anything else in it, and it is read field by field.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Plain<'a> {
+    #[serde(borrow)]
+    object: PlainObject<'a>,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    detail: Detail,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PlainObject<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: PlainMetadata,
+    #[serde(borrow)]
+    spec: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainMetadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+impl<'a> Plain<'a> {
+    fn read(payload: &'a [u8]) -> Option<Self> {
+        let plain = serde_json::from_slice::<Self>(payload).ok();
+        plain.filter(|Self { object, .. }| (object.api_version, object.kind) == ("v1", "Pod"))
+    }
+}
+
 /// Reads a request. `random` picks the letters of a generated name.
-pub(crate) fn read(namespace: Option<&str>, payload: &[u8], random: impl FnMut() -> usize) -> Result<Asked, Status> {
+pub(crate) fn read(
+    known: &mut Known,
+    namespace: Option<&str>,
+    payload: &[u8],
+    random: impl FnMut() -> usize,
+) -> Result<Asked, Status> {
+    if let Some((pod, ApplyRequest { dry_run, detail, .. })) = known.pod(payload) {
+        return Ok(Asked { detail, ..of_pod(query::namespace_of(namespace)?, pod, dry_run, random)? });
+    }
     let ApplyRequest { object, dry_run, detail } = query::read(payload)?;
-    Ok(Asked { detail, ..read_object(namespace, &object, dry_run, random)? })
+    let asked = Asked { detail, ..read_object(namespace, &object, dry_run, random)? };
+    known.add(payload, &asked.pod);
+    Ok(asked)
 }
 
 /// Reads one object of a request.
@@ -50,7 +137,12 @@ pub(crate) fn read_object(
     let namespace = query::namespace_of(namespace)?;
     check_type(object)?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let mut pod = manifest::check(object).map_err(|errors| invalid(&name, &errors))?;
+    let pod = manifest::check(object).map_err(|errors| invalid(&name, &errors))?;
+    of_pod(namespace, pod, dry_run, random)
+}
+
+/// A pod as it was written becomes one that is asked for.
+fn of_pod(namespace: &str, mut pod: Pod, dry_run: bool, random: impl FnMut() -> usize) -> Result<Asked, Status> {
     let metadata = &mut pod.metadata;
     if metadata.namespace.is_empty() {
         namespace.clone_into(&mut metadata.namespace);
@@ -125,7 +217,7 @@ pub(crate) fn plan_create(call: CallId, pod: Pod, detail: Detail, unplaced: Opti
     let mut plan = Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::clone(&pod)))], effects: Vec::new() };
     match unplaced {
         None if pod.spec.node_name.is_empty() => {}
-        None => plan.effects = binding::bound(&pod, now),
+        None => plan.effects = binding::bound(name.clone(), now),
         Some(Unplaced { message, nominated }) => {
             let said = binding::unschedulable(Some(&pod), None, &pod.metadata.uid, (message, nominated), now);
             plan.writes.extend(said.writes);

@@ -21,6 +21,7 @@ use crate::cluster::{Cluster, PodName};
 use crate::events::Recorder;
 use crate::health::Health;
 use crate::input::{Input, Now};
+use crate::intake::Known;
 use crate::kept::KeptPod;
 use crate::lease::LeaseLost;
 use crate::lineage::Lineage;
@@ -74,11 +75,14 @@ pub struct Leader {
     /// Nodes whose inventory was taken in this term: what they saw before counts no longer.
     taken_stock: HashSet<String>,
     settings: Settings,
+    known: Known,
     cluster: Cluster,
     core: Scheduler,
     health: Health,
     watches: Watches,
     recorder: Recorder,
+    /// Events that would be taken still.
+    events_room: usize,
     random: Random,
     stats: Stats,
     /// Of the input that is handled.
@@ -136,6 +140,8 @@ impl Leader {
             health: Health::new(now.instant),
             core: Scheduler::new(settings.scheduling.clone()),
             recorder: Recorder::default(),
+            events_room: usize::MAX,
+            known: Known::default(),
             random: Random::new(seed),
             stats: Stats::default(),
             now,
@@ -168,6 +174,12 @@ impl Leader {
     /// What it wants done, in order.
     pub fn outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// So many events are taken from now on; without a word all are. More are dropped and counted, before they cost
+    /// anything.
+    pub fn set_events_room(&mut self, room: usize) {
+        self.events_room = room;
     }
 
     /// What it did since it began.
@@ -320,9 +332,10 @@ impl Leader {
     fn expecting(&self, writes: Vec<Write>) -> Vec<(Write, u64)> {
         let mut expecting: Vec<(Write, u64)> = Vec::new();
         for write in writes {
-            let there = self.cluster.holds(&write.key) || expecting.iter().any(|(earlier, _)| earlier.key == write.key);
+            let expected = self.cluster.revision_of(&write.key);
+            let there =
+                self.cluster.is_value(expected) || expecting.iter().any(|(earlier, _)| earlier.key == write.key);
             if write.record.is_some() || there {
-                let expected = self.cluster.revision_of(&write.key);
                 expecting.push((write, expected));
             }
         }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use podbus_common::api::{ApplyResult, Detail, Status};
-use podbus_common::model::{Event, Pod};
+use podbus_common::model::{Event, Pod, Timestamp};
 use podbus_common::proto;
 use podbus_common::subject::Key;
 
 use crate::cluster::PodName;
 use crate::record::Record;
+use crate::status::Reported;
 
 /// What one decision may change: while a write of it is under way, later decisions about it wait.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +97,11 @@ pub(crate) enum Effect {
     AssignRemoval { node: String, removal: proto::Removal },
     /// Publishes an event.
     Publish(Box<Event>),
+    /// Publishes that the pod got its node at this moment. It is made only where it is published: a burst has more
+    /// events than that.
+    PublishScheduled(PodName, Timestamp),
+    /// Publishes what the pod's node says of it in this report.
+    PublishReported(PodName, Reported),
     /// What the pod took on its node is free.
     Release { uid: String },
     /// The pod waits for a place no longer.

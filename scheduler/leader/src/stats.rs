@@ -20,6 +20,8 @@ pub struct Stats {
     pub conflicts: u64,
     /// Agents that were told to sync, as they hold something else than they should.
     pub nudges: u64,
+    /// Events that were not made, as there was no room for them.
+    pub events_dropped: u64,
     /// How long pods waited from their creation until their binding was stored.
     pub waits: Waits,
 }

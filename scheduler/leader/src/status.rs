@@ -10,7 +10,7 @@ use podbus_common::model::{Pod, Timestamp};
 use podbus_common::proto::{self, PodReport, pod_ack};
 use podbus_common::subject::removal_key;
 
-use crate::binding::put_status;
+use crate::binding::{put_status, put_status_of};
 use crate::cluster::{Cluster, PodName};
 use crate::deletion::purges;
 use crate::events;
@@ -18,7 +18,7 @@ use crate::plan::{BatchId, Effect, Object, Plan, Write};
 use crate::record::StatusRecord;
 
 /// A pod's part of a status request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reported {
     pub(crate) batch: BatchId,
     pub(crate) node: String,
@@ -58,17 +58,26 @@ pub(crate) fn removal(reported: &Reported) -> Plan {
     Plan { writes, effects: vec![Effect::Release { uid }, ack] }
 }
 
+/// What was asked of a pod, as far as a report of it needs that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) name: &'a PodName,
+    pub(crate) uid: &'a str,
+    /// Its spec, and when it was deleted; its names and its UID may not be there.
+    pub(crate) pod: &'a Pod,
+}
+
 /// A report of a pod. `stored` and `status` are what is known of its UID; `node_ip` is the node's address.
 pub(crate) fn pod(
     reported: &Reported,
-    stored: Option<&Arc<Pod>>,
+    stored: Option<Asked<'_>>,
     status: Option<&Arc<StatusRecord>>,
     node_ip: &str,
     now: Timestamp,
 ) -> Plan {
     let report = &reported.report;
-    let bound = |pod: &&Arc<Pod>| pod.metadata.uid == report.uid && pod.spec.node_name == reported.node;
-    let Some(pod) = stored.filter(bound) else { return unknown(reported) };
+    let bound = |asked: &Asked<'_>| asked.uid == report.uid && asked.pod.spec.node_name == reported.node;
+    let Some(Asked { name, uid, pod }) = stored.filter(bound) else { return unknown(reported) };
     let known = status.map_or((0, 0), |status| (status.agent_epoch, status.sequence));
     let told = (reported.agent_epoch, report.sequence);
     let ack = reported.ack(pod_ack::Kind::Ack);
@@ -77,31 +86,27 @@ pub(crate) fn pod(
     if told < known {
         return Plan::only(ack);
     }
-    let events = node_events(pod, reported);
+    let events = (!report.events.is_empty()).then(|| Effect::PublishReported(name.clone(), reported.clone()));
     // The leader itself changed the status since, without a number: the same report makes it true again.
     let node_was_lost = status.is_some_and(|status| {
         status.status.conditions.iter().any(|c| c.kind == "Ready" && c.reason == fold::NODE_NOT_READY)
     });
     if told == known && !node_was_lost && !(report.ended && being_deleted) {
-        return Plan { writes: Vec::new(), effects: events.chain([ack]).collect() };
+        return Plan { writes: Vec::new(), effects: events.into_iter().chain([ack]).collect() };
     }
     let folded = fold::fold(pod, report, node_ip, status.map(|status| &status.status), now);
     let over = report.ended || folded.phase.is_terminal();
     // Written also when it says nothing new: the sequence must be durable before the ack.
-    let mut plan = Plan { writes: vec![put_status(pod, told.0, told.1, folded)], effects: events.collect() };
+    let writes = vec![put_status_of(name, uid, told.0, told.1, folded)];
+    let mut plan = Plan { writes, effects: events.into_iter().collect() };
     if over {
         plan.effects.push(Effect::Release { uid: report.uid.clone() });
     }
     if report.ended && being_deleted {
-        plan.writes.extend(purges(&PodName::of(pod)));
+        plan.writes.extend(purges(name));
     }
     plan.effects.push(ack);
     plan
-}
-
-fn node_events<'a>(pod: &'a Pod, reported: &'a Reported) -> impl Iterator<Item = Effect> + 'a {
-    let to_event = |event| Effect::Publish(Box::new(events::of_pod_on_node(pod, &reported.node, event)));
-    reported.report.events.iter().map(to_event)
 }
 
 /// A pod whose node does not answer: not Ready. No sequence is used up, so that the node's next report counts.

@@ -13,6 +13,10 @@ fn manifest() -> Value {
     })
 }
 
+fn read(namespace: Option<&str>, payload: &[u8], random: impl FnMut() -> usize) -> Result<Asked, Status> {
+    super::read(&mut Known::default(), namespace, payload, random)
+}
+
 fn created(manifest: &Value, toleration_seconds: i64) -> Arc<Pod> {
     let asked = read(Some("default"), &request(manifest), || 0).unwrap();
     Arc::new(create(&asked.pod, "u".into(), toleration_seconds, Timestamp::from_unix_ms(1_000)).unwrap())
@@ -95,4 +99,44 @@ fn a_dry_run_writes_nothing() {
     let plan = plan_update(1, &stored, &asked, 300);
     assert!(plan.writes.is_empty());
     assert!(matches!(&plan.effects[..], [Effect::Answer(1, Ok(_))]));
+}
+
+#[test]
+fn a_spec_that_is_known_is_read_as_it_was_the_first_time_and_what_is_wrong_beside_it_is_found_still() {
+    let mut known = Known::default();
+    let mut read = |manifest: &Value| super::read(&mut known, Some("default"), &request(manifest), || 0);
+    let mut manifest = manifest();
+    manifest["spec"]["containers"][0]["image"] = json!("busy\u{1F980}box");
+    manifest["metadata"]["labels"] = json!({"app": "web"});
+    let first = read(&manifest).unwrap();
+    assert_eq!(read(&manifest).unwrap(), first);
+    assert_eq!(known.specs.len(), 1);
+
+    let mut read = |manifest: &Value| super::read(&mut known, Some("default"), &request(manifest), || 0);
+    let with = |path: &str, value: Value| {
+        let mut other = manifest.clone();
+        other[path.split('.').next().unwrap()][path.split('.').nth(1).unwrap()] = value;
+        other
+    };
+    assert_eq!(read(&with("metadata.annotations", json!({"a": "b"}))).unwrap().pod.metadata.annotations.len(), 1);
+    assert_eq!(read(&with("metadata.namespace", json!("other"))).unwrap_err().code, 400);
+    for (path, value) in [("metadata.labells", json!({})), ("metadata.labels", json!({"a": 1})), ("spec.x", json!(1))] {
+        assert_eq!(read(&with(path, value)).unwrap_err().code, 422, "{path}");
+    }
+    let bad_name = read(&with("metadata.name", json!("Web!"))).map(|asked| asked.pod);
+    let refused = bad_name.and_then(|pod| create(&pod, "u".into(), 300, Timestamp::default()).map(|_| ()));
+    assert_eq!(refused.unwrap_err().code, 422);
+    let other_kind = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "web"}, "spec": manifest["spec"]});
+    assert_eq!(read(&other_kind).unwrap_err().code, 400);
+}
+
+#[test]
+fn specs_that_are_known_do_not_grow_without_end() {
+    let mut known = Known::default();
+    let mut manifest = manifest();
+    for image in 0..3 * KNOWN_MAX {
+        manifest["spec"]["containers"][0]["image"] = json!(format!("busybox:{image}"));
+        super::read(&mut known, Some("default"), &request(&manifest), || 0).unwrap();
+        assert!(known.specs.len() <= KNOWN_MAX);
+    }
 }

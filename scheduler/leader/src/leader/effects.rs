@@ -10,7 +10,8 @@ use super::ops::Op;
 use crate::cluster::PodName;
 use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object};
-use crate::{binding, intake, nodes, query, sync};
+use crate::status::Reported;
+use crate::{binding, events, intake, nodes, query, sync};
 
 impl Leader {
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -38,6 +39,20 @@ impl Leader {
             Effect::Assign(name) => self.assign(&name),
             Effect::AssignRemoval { node, removal } => self.assign_removal(&node, removal),
             Effect::Publish(event) => self.publish(*event),
+            Effect::PublishScheduled(name, at) => {
+                if self.has_room_for_event()
+                    && let Some(pod) = self.cluster.kept(&name)
+                {
+                    self.publish_made(events::scheduled(&name, pod, at));
+                }
+            }
+            Effect::PublishReported(name, Reported { node, report, .. }) => {
+                for event in &report.events {
+                    if self.has_room_for_event() {
+                        self.publish_made(events::of_pod_on_node(&name, &report.uid, &node, event));
+                    }
+                }
+            }
             Effect::Release { uid } => self.core.release(&uid),
             Effect::Dequeue { uid } => self.core.dequeue(&uid),
             Effect::Enqueue(pod) => self.enqueue(&pod),
@@ -47,7 +62,21 @@ impl Leader {
     }
 
     pub(super) fn publish(&mut self, event: Event) {
+        if self.has_room_for_event() {
+            self.publish_made(event);
+        }
+    }
+
+    /// Whether an event would be taken: one that would not is counted, and need not be made.
+    fn has_room_for_event(&mut self) -> bool {
+        let room = self.events_room > 0;
+        self.stats.events_dropped += u64::from(!room);
+        room
+    }
+
+    fn publish_made(&mut self, event: Event) {
         if let Some(event) = self.recorder.record(event) {
+            self.events_room -= 1;
             self.outputs.push(Output::Publish(Box::new(event)));
         }
     }

@@ -58,10 +58,10 @@ impl Leader {
             }
             (Verb::Watch, _) => self.take_watch(resource, namespace, &query::read(payload)?).map(Some),
             (Verb::Apply, Resource::Pods) => {
-                let mut asked = intake::read(namespace, payload, || self.random.number())?;
+                let mut asked = intake::read(&mut self.known, namespace, payload, || self.random.number())?;
                 for _ in 0..GENERATED_NAMES_MAX {
                     if asked.generated && self.cluster.kept(&PodName::of(&asked.pod)).is_some() {
-                        asked = intake::read(namespace, payload, || self.random.number())?;
+                        asked = intake::read(&mut self.known, namespace, payload, || self.random.number())?;
                     }
                 }
                 let object = Object::Pod(PodName::of(&asked.pod));

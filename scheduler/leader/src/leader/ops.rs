@@ -80,6 +80,9 @@ impl Leader {
 
     fn plan_pod(&mut self, name: &PodName, op: &Op) -> Plan {
         let now = self.now.wall;
+        if let Op::Report(reported) = op {
+            return self.plan_report(name, reported);
+        }
         let stored = self.cluster.pod(name);
         let record = self.cluster.status(name);
         match op {
@@ -100,12 +103,13 @@ impl Leader {
                 binding::unschedulable(stored.as_ref(), status, uid, (message, nominated), now)
             }
             Op::Preempt { uid, by } => binding::preempt(stored.as_ref(), record.as_ref(), uid, by, now),
-            Op::Report(reported) => self.plan_report(name, reported, stored.as_ref()),
             Op::NodeLost => stored.map_or_else(Plan::default, |pod| status::node_lost(&pod, record.as_ref(), now)),
             Op::Evict { uid, new_uid } => binding::evict(stored.as_ref(), uid, new_uid.clone(), now),
             // A status without its pod.
             Op::Drop if stored.is_none() => Plan { writes: vec![Write::purge(name.status_key())], effects: Vec::new() },
-            Op::Drop | Op::Register { .. } | Op::Readiness(_) | Op::Allocatable(_) | Op::Restore(_) => Plan::default(),
+            Op::Report(_) | Op::Drop | Op::Register { .. } | Op::Readiness(_) | Op::Allocatable(_) | Op::Restore(_) => {
+                Plan::default()
+            }
         }
     }
 
@@ -120,7 +124,7 @@ impl Leader {
     }
 
     /// A report that waited while its pod was replaced is about the removal by now.
-    fn plan_report(&mut self, name: &PodName, reported: &Reported, stored: Option<&Arc<Pod>>) -> Plan {
+    fn plan_report(&mut self, name: &PodName, reported: &Reported) -> Plan {
         match status::subject_of(&self.cluster, &reported.node, &reported.report.uid) {
             Some(Object::Pod(now)) if now == *name => {}
             Some(other) => {
@@ -130,7 +134,11 @@ impl Leader {
             None => return status::unknown(reported),
         }
         let node_ip = self.cluster.node(&reported.node).map_or("", |record| nodes::internal_ip(&record.node));
-        status::pod(reported, stored, self.cluster.status(name).as_ref(), node_ip, self.now.wall)
+        let Some(kept) = self.cluster.kept(name) else { return status::unknown(reported) };
+        // What most pods share says all that is needed; of one that is deleted also when.
+        let whole = kept.is_terminating().then(|| kept.pod(name));
+        let asked = status::Asked { name, uid: &kept.uid, pod: whole.as_ref().unwrap_or(kept.template()) };
+        status::pod(reported, Some(asked), self.cluster.status(name).as_ref(), node_ip, self.now.wall)
     }
 
     fn plan_create(&mut self, call: CallId, asked: &Asked, uid: &str) -> Plan {

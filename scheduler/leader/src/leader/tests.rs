@@ -17,6 +17,8 @@ struct Scene {
     revision: u64,
     /// What somebody else purged.
     purged: Vec<&'static str>,
+    /// What was published.
+    events: Vec<String>,
 }
 
 impl Scene {
@@ -31,7 +33,7 @@ impl Scene {
         let start = Start { cluster, term, lineage, remembered: None };
         let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
         let leader = Leader::new(start, "control".into(), settings, [7; 32], at(now));
-        let mut scene = Self { leader, now, revision: 1, purged: Vec::new() };
+        let mut scene = Self { leader, now, revision: 1, purged: Vec::new(), events: Vec::new() };
         let amounts = [("cpu", "1"), ("memory", "1Gi"), ("pods", "10")];
         let amounts: BTreeMap<_, _> = amounts.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let description = NodeDescription { capacity: amounts.clone(), allocatable: amounts, ..Default::default() };
@@ -53,6 +55,9 @@ impl Scene {
     fn hear(&mut self, input: Input) {
         self.leader.handle(input, at(self.now)).unwrap();
         for output in self.leader.outputs() {
+            if let Output::Publish(event) = &output {
+                self.events.push(event.reason.clone());
+            }
             if let Output::Write { object, writes } = output {
                 let mut writing = Writing::new(1, writes);
                 while let Some(step) = writing.step() {
@@ -128,4 +133,23 @@ fn the_place_of_a_pod_that_a_dead_leader_removed_late_is_free_and_its_status_goe
     scene.tick_for(Duration::from_secs(1), true);
     assert_eq!(node_of_new(&scene), "node-1");
     assert!(!scene.leader.cluster.holds("podstatus.default.old"));
+}
+
+#[test]
+fn events_without_room_are_counted_and_not_made() {
+    let mut scene = Scene::with_node();
+    let container = json!({"name": "c", "image": "i"});
+    let apply = |scene: &mut Scene, name: &str, room: usize| {
+        let object =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [container]}});
+        let payload = json!({"object": object}).to_string().into();
+        scene.leader.set_events_room(room);
+        scene.events.clear();
+        scene.hear(Input::Call { call: 1, subject: "podbus.api.v1.default.pods.apply".into(), payload });
+        (scene.events.clone(), scene.leader.stats().events_dropped)
+    };
+    let scheduled = vec!["Scheduled".to_owned()];
+    assert_eq!(apply(&mut scene, "one", 1), (scheduled.clone(), 0));
+    assert_eq!(apply(&mut scene, "two", 0), (vec![], 1));
+    assert_eq!(apply(&mut scene, "three", 2), (scheduled, 1), "what was dropped left nothing behind");
 }

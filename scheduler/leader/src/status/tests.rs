@@ -35,17 +35,29 @@ fn reported(agent_epoch: u64, sequence: u64, ended: bool) -> Reported {
     Reported { batch: 1, node: "n".into(), agent_epoch, report: Arc::new(report) }
 }
 
+fn on_report(
+    reported: &Reported,
+    stored: Option<&Arc<Pod>>,
+    status: Option<&Arc<StatusRecord>>,
+    node_ip: &str,
+    now: Timestamp,
+) -> Plan {
+    let name = PodName::new("default", "web");
+    let asked = stored.map(|pod| Asked { name: &name, uid: &pod.metadata.uid, pod });
+    pod(reported, asked, status, node_ip, now)
+}
+
 fn known(agent_epoch: u64, sequence: u64) -> Arc<StatusRecord> {
     Arc::new(StatusRecord { uid: "u".into(), agent_epoch, sequence, ..Default::default() })
 }
 
 fn decide(told: (u64, u64), before: (u64, u64)) -> Plan {
     let record = known(before.0, before.1);
-    pod(&reported(told.0, told.1, false), Some(&stored(false)), Some(&record), "", Timestamp::default())
+    on_report(&reported(told.0, told.1, false), Some(&stored(false)), Some(&record), "", Timestamp::default())
 }
 
 fn publishes(plan: &Plan) -> bool {
-    plan.effects.iter().any(|effect| matches!(effect, Effect::Publish(_)))
+    plan.effects.iter().any(|effect| matches!(effect, Effect::PublishReported(..)))
 }
 
 fn acks(plan: &Plan) -> Vec<pod_ack::Kind> {
@@ -75,8 +87,13 @@ fn status_never_goes_back() {
 #[test]
 fn what_ended_is_purged_intent_first_and_acked_last_even_when_it_is_said_again() {
     for before in [(2, 4), (2, 5)] {
-        let plan =
-            pod(&reported(2, 5, true), Some(&stored(true)), Some(&known(before.0, before.1)), "", Timestamp::default());
+        let plan = on_report(
+            &reported(2, 5, true),
+            Some(&stored(true)),
+            Some(&known(before.0, before.1)),
+            "",
+            Timestamp::default(),
+        );
         let keys: Vec<_> = plan.writes.iter().map(|write| (write.key.as_str(), write.record.is_some())).collect();
         let expected = [("podstatus.default.web", true), ("pods.default.web", false), ("podstatus.default.web", false)];
         assert_eq!(keys, expected);
@@ -87,7 +104,7 @@ fn what_ended_is_purged_intent_first_and_acked_last_even_when_it_is_said_again()
 
 #[test]
 fn what_ended_without_being_deleted_keeps_its_record() {
-    let plan = pod(&reported(2, 5, true), Some(&stored(false)), None, "", Timestamp::default());
+    let plan = on_report(&reported(2, 5, true), Some(&stored(false)), None, "", Timestamp::default());
     assert!(plan.writes.iter().all(|write| write.record.is_some()));
 }
 
@@ -100,19 +117,19 @@ fn a_uid_without_a_record_is_on_hold_and_what_ended_of_it_is_over() {
         (Some(other), false, pod_ack::Kind::Hold),
         (None, true, pod_ack::Kind::Ack),
     ] {
-        let plan = pod(&reported(2, 5, ended), record.map(Arc::new).as_ref(), None, "", Timestamp::default());
+        let plan = on_report(&reported(2, 5, ended), record.map(Arc::new).as_ref(), None, "", Timestamp::default());
         assert_eq!((plan.writes.len(), acks(&plan)), (0, vec![kind]));
     }
 }
 
 #[test]
 fn the_same_report_makes_a_pod_ready_again_after_its_node_was_lost() {
-    let first = pod(&reported(2, 5, false), Some(&stored(false)), None, "", Timestamp::default());
+    let first = on_report(&reported(2, 5, false), Some(&stored(false)), None, "", Timestamp::default());
     let Some(Record::Status(ready)) = &first.writes[0].record else { panic!("{first:?}") };
     let lost = node_lost(&stored(false), Some(ready), Timestamp::default());
     let Some(Record::Status(lost)) = &lost.writes[0].record else { panic!("{lost:?}") };
     assert_eq!((lost.agent_epoch, lost.sequence), (2, 5), "the leader uses no number up");
-    let again = pod(&reported(2, 5, false), Some(&stored(false)), Some(lost), "", Timestamp::default());
+    let again = on_report(&reported(2, 5, false), Some(&stored(false)), Some(lost), "", Timestamp::default());
     let Some(Record::Status(again)) = &again.writes[0].record else { panic!("{again:?}") };
     assert_eq!(again.status, ready.status);
 }
