@@ -42,6 +42,13 @@ impl Terminal {
         }
     }
 
+    /// Whether a person looks at stdout, and types: not through a pipe, and not in the background.
+    pub(crate) fn is_interactive(&self) -> bool {
+        let in_front =
+            || rustix::termios::tcgetpgrp(io::stdout()).is_ok_and(|front| front == rustix::process::getpgrp());
+        io::stdout().is_terminal() && io::stdin().is_terminal() && in_front() && !is_dumb()
+    }
+
     /// Data, as it is.
     pub(crate) fn print(&self, text: &str) -> Outcome {
         self.print_bytes(text.as_bytes())
@@ -84,7 +91,12 @@ impl Terminal {
 /// <https://no-color.org>: any value but an empty one.
 fn colours_are_welcome() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    !set("NO_COLOR") && !is_dumb()
+}
+
+/// Whether the terminal can only print, line after line.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Whether to colour.

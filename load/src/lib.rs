@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! scenario (YAML) -> schedule (when which pod) -> tally (what happened) -> report -> text, page, comparison
+//!                                                                         \-> view, while it runs
 //! ```
 
 pub mod chance;
@@ -13,6 +14,7 @@ pub mod scenario;
 pub mod schedule;
 pub mod tally;
 pub mod text;
+pub mod view;
 
 pub use report::Report;
 pub use scenario::Scenario;

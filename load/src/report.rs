@@ -165,7 +165,7 @@ impl Latency {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an hour in microseconds is far below 2^52")]
-fn milliseconds(micros: u64) -> f64 {
+pub(crate) fn milliseconds(micros: u64) -> f64 {
     micros as f64 / 1e3
 }
 

@@ -46,6 +46,8 @@ pub struct Tally {
     arrivals: Vec<Arrival>,
     pods: Vec<Pod>,
     counts: [u64; 5],
+    /// The latencies so far of each moment that has one.
+    latencies: [Histogram<u64>; 5],
     /// Pods that were made again under their name: another UID.
     replaced: u64,
     /// Invariants that were seen broken.
@@ -61,6 +63,7 @@ impl Tally {
             pods: vec![Pod::default(); arrivals.len()],
             arrivals,
             counts: [0; 5],
+            latencies: std::array::from_fn(|_| histogram()),
             replaced: 0,
             broken: Vec::new(),
             broken_count: 0,
@@ -70,12 +73,19 @@ impl Tally {
 
     /// Notes a moment of the pod `index`; whether it is the first of its kind.
     pub fn note(&mut self, index: usize, moment: Moment, at: Duration) -> bool {
-        let Some(slot) = self.pods.get_mut(index).map(|pod| &mut pod.moments[moment as usize]) else { return false };
-        if slot.is_some() {
+        let Some(pod) = self.pods.get_mut(index).filter(|pod| pod.moments[moment as usize].is_none()) else {
             return false;
-        }
-        *slot = Some(at);
+        };
+        pod.moments[moment as usize] = Some(at);
         self.counts[moment as usize] += 1;
+        let from = match moment {
+            Moment::Created | Moment::Bound | Moment::Running => Some(self.arrivals[index].at),
+            Moment::Deleted => pod.moments[Moment::DeletionDue as usize],
+            Moment::DeletionDue => None,
+        };
+        if let Some(from) = from {
+            record(&mut self.latencies[moment as usize], at.saturating_sub(from));
+        }
         true
     }
 
@@ -207,34 +217,32 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
 }
 
 impl Tally {
-    /// The latencies of all pods, each from when it was due: what the generator was late counts (no coordinated
-    /// omission).
+    /// The latencies so far from when a pod was due, or its deletion, to `moment`: what the generator was late counts
+    /// (no coordinated omission).
+    pub fn latency(&self, moment: Moment) -> &Histogram<u64> {
+        &self.latencies[moment as usize]
+    }
+
+    /// The latencies of all pods.
     pub fn latencies(&self) -> Vec<Latency> {
-        let due = |index: usize| Some(self.arrivals[index].at);
-        let moment = |moment: Moment| move |index: usize| self.moment(index, moment);
         vec![
-            self.latency("created", due, moment(Moment::Created)),
-            self.latency("bound", due, moment(Moment::Bound)),
-            self.latency("running", due, moment(Moment::Running)),
-            self.latency("created -> bound", moment(Moment::Created), moment(Moment::Bound)),
-            self.latency("bound -> running", moment(Moment::Bound), moment(Moment::Running)),
-            self.latency("deleted", moment(Moment::DeletionDue), moment(Moment::Deleted)),
+            Latency::of("created", self.latency(Moment::Created)),
+            Latency::of("bound", self.latency(Moment::Bound)),
+            Latency::of("running", self.latency(Moment::Running)),
+            Latency::of("created -> bound", &self.between(Moment::Created, Moment::Bound)),
+            Latency::of("bound -> running", &self.between(Moment::Bound, Moment::Running)),
+            Latency::of("deleted", self.latency(Moment::Deleted)),
         ]
     }
 
-    fn latency(
-        &self,
-        name: &str,
-        from: impl Fn(usize) -> Option<Duration>,
-        to: impl Fn(usize) -> Option<Duration>,
-    ) -> Latency {
+    fn between(&self, from: Moment, to: Moment) -> Histogram<u64> {
         let mut all = histogram();
-        for index in 0..self.pods.len() {
-            if let (Some(from), Some(to)) = (from(index), to(index)) {
+        for pod in &self.pods {
+            if let (Some(from), Some(to)) = (pod.moments[from as usize], pod.moments[to as usize]) {
                 record(&mut all, to.saturating_sub(from));
             }
         }
-        Latency::of(name, &all)
+        all
     }
 
     /// The latency until running of the pods of one phase of the arrivals.

@@ -15,6 +15,7 @@ mod foreign_client;
 mod handlers;
 mod leftovers;
 mod life;
+mod load;
 mod lost_node;
 mod observability;
 mod purity;

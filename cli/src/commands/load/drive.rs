@@ -14,13 +14,15 @@ use podbus_load::report::{FaultSeen, Latency, PhaseFigures, Report, Sample};
 use podbus_load::scenario::{LABEL, Phase, named};
 use podbus_load::schedule::Arrival;
 use podbus_load::tally::{Moment, Tally};
+use podbus_load::view::{Snapshot, Stage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::{self, Seen, SeenPod, environment, identity, requests};
+use super::display::Display;
+use super::stop::Stop;
 use crate::failure::{Failure, Outcome};
-use crate::terminal::Terminal;
 
 /// Requests under way at most. A pod that has to wait for a place is late, and that counts.
 const IN_FLIGHT_MAX: usize = 4096;
@@ -34,6 +36,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const CLEAN_UP_MAX: Duration = Duration::from_secs(300);
 /// Changes of nodes that are told in a report at most.
 const FAULTS_MAX: usize = 1000;
+/// Those that a view is handed.
+const FAULTS_SHOWN_MAX: usize = 256;
 /// The stream of chance that lifetimes are drawn from.
 const LIFETIMES_STREAM: u64 = 2;
 
@@ -41,7 +45,10 @@ const LIFETIMES_STREAM: u64 = 2;
 pub(super) struct Run<'a> {
     pub(super) api: Client,
     pub(super) scenario: &'a Scenario,
-    pub(super) terminal: &'a Terminal,
+    /// The value of the pods' label.
+    pub(super) id: &'a str,
+    pub(super) display: &'a Display<'a>,
+    pub(super) stop: &'a Stop,
 }
 
 enum News {
@@ -76,6 +83,9 @@ struct Progress<'a> {
     requests: Vec<(i64, i64)>,
     samples: Vec<Sample>,
     faults: Vec<FaultSeen>,
+    stage: Stage,
+    /// When the stage is over at the latest.
+    deadline: Instant,
     /// Ends with the test.
     _watch: AbortOnDropHandle<()>,
 }
@@ -84,37 +94,64 @@ impl Run<'_> {
     /// Runs the whole scenario.
     ///
     /// # Errors
-    /// When pods are missing, twice or too many: then there is no report.
+    /// When pods are missing, twice or too many, or when somebody has stopped it: then there is no report.
     pub(super) async fn all(&self, arrivals: Vec<Arrival>, keep: bool) -> Outcome<Report> {
-        let id = uuid::Uuid::new_v4().simple().to_string()[..6].to_owned();
-        self.terminal.note(&format!("run {id}: {} pods, labelled {LABEL}={id}", arrivals.len()));
-        let before = if self.scenario.before > 0 {
-            let one = Arrival { at: Duration::ZERO, template: 0, phase: 0 };
-            let count = usize::try_from(self.scenario.before).map_err(Failure::local)?;
-            let mut before = self.begin(vec![one; count], format!("{id}-before")).await;
-            before.drive(self.scenario.timeout).await;
-            before.verify().await?;
-            self.terminal.note(&format!("{} pods are there before", self.scenario.before));
-            Some(before)
-        } else {
-            None
+        let id = self.id;
+        self.display.note(&format!("run {id}: {} pods, labelled {LABEL}={id}", arrivals.len()));
+        let mut parts = [None, None];
+        let measured = tokio::select! {
+            generator_cpu = self.measure(arrivals, &mut parts) => Some(generator_cpu?),
+            () = self.stop.asked(1) => None,
         };
-        let cpu = cpu_seconds();
-        let mut progress = self.begin(arrivals, id).await;
-        progress.drive(self.scenario.timeout).await;
-        progress.verify().await?;
-        let took = progress.start.elapsed().as_secs_f64();
-        let generator_cpu = (cpu_seconds() - cpu) / took;
-        if !keep {
-            progress.clean_up().await?;
-            if let Some(mut before) = before {
-                before.clean_up().await?;
+        let (stage, asked) = if measured.is_some() { (Stage::Deleting, 0) } else { (Stage::Stopping, 1) };
+        let clean_up = async {
+            for part in parts.iter_mut().rev().flatten() {
+                part.clean_up(stage).await?;
             }
+            Outcome::Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.asked(asked + 1) => self.display.note(&self.left()),
+            () = std::future::ready(()), if keep => self.display.note(&self.left()),
+            outcome = clean_up => outcome?,
         }
-        Ok(Report { generator_cpu, ..progress.report() })
+        let [_, test] = parts;
+        let measured = measured.zip(test);
+        let (generator_cpu, test) =
+            measured.ok_or_else(|| Failure::local("the test was stopped, so there is no report"))?;
+        Ok(Report { generator_cpu, ..test.report() })
     }
 
-    async fn begin(&self, arrivals: Vec<Arrival>, label: String) -> Progress<'_> {
+    /// Makes the pods that are there before and runs the test: two `parts`. The CPU that the generator used.
+    async fn measure<'a>(&'a self, arrivals: Vec<Arrival>, parts: &mut [Option<Progress<'a>>; 2]) -> Outcome<f64> {
+        let [before, test] = parts;
+        if self.scenario.before > 0 {
+            let one = Arrival { at: Duration::ZERO, template: 0, phase: 0 };
+            let count = usize::try_from(self.scenario.before).map_err(Failure::local)?;
+            before.insert(self.begin(vec![one; count], self.label_before(), Stage::Before).await).drive().await?;
+            self.display.note(&format!("{count} pods are there before"));
+        }
+        let cpu = cpu_seconds();
+        let test = test.insert(self.begin(arrivals, self.id.to_owned(), Stage::Arriving).await);
+        test.drive().await?;
+        Ok((cpu_seconds() - cpu) / test.start.elapsed().as_secs_f64())
+    }
+
+    fn label_before(&self) -> String {
+        format!("{}-before", self.id)
+    }
+
+    /// How its pods go.
+    fn left(&self) -> String {
+        let selector = match self.scenario.before {
+            0 => format!("{LABEL}={}", self.id),
+            _ => format!("'{LABEL} in ({},{})'", self.id, self.label_before()),
+        };
+        format!("its pods are left: `podbus delete pods -n {} -l {selector}`", self.scenario.namespace)
+    }
+
+    async fn begin(&self, arrivals: Vec<Arrival>, label: String, stage: Stage) -> Progress<'_> {
         let (seen_tx, mut seen) = mpsc::channel(NEWS_MAX);
         let selector = format!("{LABEL}={label}");
         let watch = cluster::watch(self.api.clone(), self.scenario.namespace.clone(), selector, seen_tx);
@@ -142,6 +179,8 @@ impl Run<'_> {
             samples: Vec::new(),
             faults: Vec::new(),
             tally: Tally::new(arrivals),
+            stage,
+            deadline: Instant::now(),
             _watch: watch,
         }
     }
@@ -157,15 +196,27 @@ fn note_node(nodes: &mut BTreeMap<String, NodeSeen>, seen: &Seen) -> Option<bool
 // === The test itself ===
 
 impl Progress<'_> {
-    /// Sends all pods when they are due, and waits until all have come as far as they should.
-    async fn drive(&mut self, timeout: Duration) {
-        let last = self.tally.arrivals().last().map_or(Duration::ZERO, |arrival| arrival.at);
+    /// Sends all pods when they are due, waits until all have come as far as they should, and checks the work.
+    async fn drive(&mut self) -> Outcome {
+        self.deadline = self.last() + self.run.scenario.timeout;
         let generator = AbortOnDropHandle::new(tokio::spawn(self.generate()));
-        let deadline = self.start + last + timeout;
+        // Who is too late is told by the check.
+        self.until(|progress| progress.tally.is_complete(progress.run.scenario)).await;
+        drop(generator);
+        self.verify().await
+    }
+
+    /// When the last pod is due.
+    fn last(&self) -> Instant {
+        self.start + self.tally.arrivals().last().map_or(Duration::ZERO, |arrival| arrival.at)
+    }
+
+    /// Notes what comes until `done`; whether that was before the deadline.
+    async fn until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
         let mut ticks = interval(SAMPLE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            let next_end = self.ends.peek().map_or(deadline, |Reverse((at, _))| *at);
+            let next_end = self.ends.peek().map_or(self.deadline, |Reverse((at, _))| *at);
             // All are cancel-safe: receivers hold what they did not return.
             tokio::select! {
                 Some(news) = self.news.1.recv() => self.handle_news(news),
@@ -173,14 +224,15 @@ impl Progress<'_> {
                 () = sleep_until(next_end) => self.delete_due(),
                 _ = ticks.tick() => {
                     self.sample();
-                    if self.tally.is_complete(self.run.scenario) || Instant::now() > deadline {
-                        break;
+                    if done(self) {
+                        return true;
+                    }
+                    if Instant::now() > self.deadline {
+                        return false;
                     }
                 }
             }
         }
-        drop(generator);
-        self.sample();
     }
 
     /// The generator: knows the schedule and nothing of what comes back.
@@ -328,15 +380,31 @@ impl Progress<'_> {
             nodes_ready: ready().count() as u64,
             ..self.tally.sample(at)
         };
-        let whole_second = self.samples.last().is_none_or(|last| last.seconds.trunc() < sample.seconds.trunc());
-        if whole_second {
-            let Sample { seconds, due, created, bound, running, deleted, in_flight, nodes_ready, .. } = &sample;
-            self.run.terminal.note(&format!(
-                "{seconds:>5.0} s  due {due}  created {created}  bound {bound}  running {running}  deleted {deleted}  \
-                 in flight {in_flight}  nodes {nodes_ready}"
-            ));
-        }
+        let every = self.run.display.shows_every().as_secs_f64();
+        let is_due =
+            self.samples.last().is_none_or(|last| (last.seconds / every).trunc() < (sample.seconds / every).trunc());
         self.samples.push(sample);
+        if is_due {
+            self.run.display.show(self.snapshot());
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let (stage, until) = match self.stage {
+            Stage::Arriving if now < self.last() => (Stage::Arriving, self.last()),
+            Stage::Arriving => (Stage::Waiting, self.deadline),
+            other => (other, self.deadline),
+        };
+        Snapshot {
+            name: self.run.scenario.name.clone(),
+            run: self.label.clone(),
+            stage,
+            left: until.saturating_duration_since(now),
+            nodes: self.nodes.len() as u64,
+            faults: self.faults[self.faults.len().saturating_sub(FAULTS_SHOWN_MAX)..].to_vec(),
+            ..Snapshot::of(&self.tally, &self.samples)
+        }
     }
 
     /// Compares what the cluster has with what was asked.
@@ -368,28 +436,21 @@ impl Progress<'_> {
     }
 
     /// Deletes all that is left and waits until it is gone.
-    async fn clean_up(&mut self) -> Outcome {
+    async fn clean_up(&mut self, stage: Stage) -> Outcome {
+        (self.stage, self.deadline) = (stage, Instant::now() + CLEAN_UP_MAX);
+        // Of a test that was stopped: a request under way may yet make its pod.
+        self.until(|progress| progress.in_flight.load(Ordering::Relaxed) == 0 && progress.news.1.is_empty()).await;
         let now = Instant::now();
         for index in 0..self.tally.arrivals().len() {
-            self.delete(index, now, Some(0));
-        }
-        let deadline = now + CLEAN_UP_MAX;
-        let mut ticks = interval(SAMPLE_EVERY);
-        while self.tally.count(Moment::Deleted) < self.tally.asked() {
-            tokio::select! {
-                Some(news) = self.news.1.recv() => self.handle_news(news),
-                Some(seen) = self.seen.recv() => self.handle_seen(&seen),
-                _ = ticks.tick() => {
-                    self.sample();
-                    if Instant::now() > deadline {
-                        let left = self.tally.asked() - self.tally.count(Moment::Deleted);
-                        return Err(Failure::local(format!("{left} pods are not gone {CLEAN_UP_MAX:?} after their deletion")));
-                    }
-                }
+            if self.tally.moment(index, Moment::Created).is_some() {
+                self.delete(index, now, Some(0));
             }
         }
-        self.sample();
-        Ok(())
+        let left = |progress: &Self| progress.tally.count(Moment::DeletionDue) - progress.tally.count(Moment::Deleted);
+        if self.until(|progress| left(progress) == 0).await {
+            return Ok(());
+        }
+        Err(Failure::local(format!("{} pods are not gone {CLEAN_UP_MAX:?} after their deletion", left(self))))
     }
 
     fn report(&self) -> Report {

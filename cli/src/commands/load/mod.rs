@@ -2,7 +2,10 @@
 //! two reports beside each other. What is decided and counted is in `podbus-load`, here is what touches a cluster.
 
 mod cluster;
+mod display;
 mod drive;
+mod screen;
+mod stop;
 mod write;
 
 use std::collections::BTreeMap;
@@ -12,6 +15,8 @@ use podbus_load::scenario::{self, Phase};
 use podbus_load::schedule::{self, TraceLine};
 use podbus_load::{Report, Scenario, page, text};
 
+use self::display::Display;
+use self::stop::Stop;
 use crate::args::BusArgs;
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
@@ -33,6 +38,9 @@ pub(crate) struct Args {
     /// Leave the pods where they are
     #[arg(long)]
     keep: bool,
+    /// A line a second instead of a view that fills the terminal
+    #[arg(long)]
+    no_view: bool,
     #[command(flatten)]
     bus: BusArgs,
     #[command(subcommand)]
@@ -94,9 +102,13 @@ async fn load(args: &Args, file: &Path, terminal: &Terminal) -> Outcome {
         return Err(Failure::local(format!("{name} asks for no pod")));
     }
     let session = Session::connect(&args.bus).await?;
-    let run = drive::Run { api: session.api.clone(), scenario: &scenario, terminal };
-    let report = run.all(arrivals, args.keep).await?;
-    let report = Report { scenario: source, ..report };
+    let stop = Stop::on_signals()?;
+    let display = Display::open(terminal, !args.no_view, &stop)?;
+    let id = uuid::Uuid::new_v4().simple().to_string()[..6].to_owned();
+    let run = drive::Run { api: session.api.clone(), scenario: &scenario, id: &id, display: &display, stop: &stop };
+    let report = run.all(arrivals, args.keep).await;
+    display.close();
+    let report = Report { scenario: source, ..report? };
     terminal.print(&text::table(&report))?;
     write::report(&args.output_dir, &report, terminal)?;
     if report.missed.is_empty() { Ok(()) } else { Err(Failure::Code(1)) }
