@@ -25,6 +25,11 @@ pub(crate) fn directory(pod_dir: &Path) -> PathBuf {
     pod_dir.join("logs")
 }
 
+/// The directory of all logs of a container.
+pub(crate) fn of_container(pod_dir: &Path, container: &str) -> PathBuf {
+    directory(pod_dir).join(container)
+}
+
 /// The log of one run within [`directory`]: CRI's `log_path`.
 pub(crate) fn relative_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
@@ -37,7 +42,7 @@ pub(crate) fn path(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
 
 /// The runs of a container that have a log, oldest first.
 pub(crate) fn attempts(pod_dir: &Path, container: &str) -> io::Result<Vec<u32>> {
-    let mut attempts: Vec<u32> = names(&directory(pod_dir).join(container))?
+    let mut attempts: Vec<u32> = names(&of_container(pod_dir, container))?
         .iter()
         .filter_map(|name| name.to_str()?.split_once(".log")?.0.parse().ok())
         .collect();

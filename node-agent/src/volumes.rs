@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use podbus_common::model::{Container, EmptyDirVolume, Pod, Volume};
-use podbus_common::quantity::Quantity;
 use podbus_node_agent_core::environment::etc_hosts;
+use podbus_node_agent_core::eviction::size_limit;
 use rustix::mount::{UnmountFlags, unmount};
 
 mod host_path;
@@ -22,7 +22,7 @@ mod sub_path;
 mod tmpfs;
 mod usage;
 
-pub(crate) use usage::{has_limits, over_limit};
+pub(crate) use usage::disk_use;
 
 /// Anybody in the pod may write, as Kubernetes has it.
 const EMPTY_DIR_MODE: u32 = 0o777;
@@ -101,9 +101,13 @@ pub(crate) fn mounts(pod_dir: &Path, pod: &Pod, container: &Container) -> Result
     Ok(mounts)
 }
 
+fn etc_hosts_path(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("etc-hosts")
+}
+
 /// Writes the pod's /etc/hosts, if it differs, and says where it is.
 pub(crate) fn write_etc_hosts(pod_dir: &Path, hostname: &str, ip: &str) -> io::Result<PathBuf> {
-    let path = pod_dir.join("etc-hosts");
+    let path = etc_hosts_path(pod_dir);
     let text = etc_hosts(hostname, ip);
     // In place: containers that run have this file mounted, a new one would not be theirs.
     if !holds(&path, text.as_bytes()) {
@@ -176,12 +180,6 @@ fn tmpfs_size(pod: &Pod, empty_dir: &EmptyDirVolume, node_memory_bytes: i64) -> 
     let bounds = [own, Some(of_pod), Some(node_memory_bytes)].into_iter().flatten();
     let smallest = bounds.filter(|bytes| *bytes > 0).min().unwrap_or(0);
     u64::try_from(smallest).unwrap_or(0)
-}
-
-/// The limit in bytes; none when it is absent or zero, as Kubernetes has it.
-fn size_limit(empty_dir: &EmptyDirVolume) -> Option<i64> {
-    let quantity = empty_dir.size_limit.as_ref().and_then(|text| Quantity::parse(text).ok())?;
-    Some(quantity.value()).filter(|bytes| *bytes > 0)
 }
 
 #[cfg(test)]

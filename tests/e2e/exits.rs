@@ -88,3 +88,19 @@ fn a_pod_whose_empty_dir_outgrows_its_limit_is_evicted() {
     assert!(pod["status"]["message"].as_str().unwrap().starts_with(message.trim_end()), "{:#?}", pod["status"]);
     cluster.wait_until("the eviction is told", || cluster.reasons("full").contains(&"Evicted".to_owned()));
 }
+
+#[test]
+fn a_pod_whose_container_writes_more_than_its_limit_is_evicted() {
+    let cluster = Cluster::start(1);
+    let example = include_str!("../../examples/disk-limit.yaml");
+    cluster.apply(example);
+    cluster.apply(&example.replace("name: disk-limit", "name: modest").replace("20m", "2m"));
+    let pod = cluster.wait_pod("disk-limit", "Failed", |pod| phase(pod) == "Failed");
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    let message = pod["status"]["message"].as_str().unwrap();
+    let expected = "Container main exceeded its local ephemeral storage limit \"5Mi\". It has written 20";
+    assert!(message.starts_with(expected), "{message}");
+    cluster.wait_until("the eviction is told", || cluster.reasons("disk-limit").contains(&"Evicted".to_owned()));
+    cluster.wait_until("nothing of it runs", || cluster.container_pids("infinity").len() == 1);
+    cluster.wait_running("modest");
+}

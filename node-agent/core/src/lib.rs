@@ -13,6 +13,7 @@ mod backoff;
 pub mod chronicle;
 pub mod desired;
 pub mod environment;
+pub mod eviction;
 pub mod hash;
 pub mod image;
 pub mod memory;

@@ -213,10 +213,8 @@ fn what_a_volume_uses_is_blocks_of_disk_and_a_file_with_two_names_counts_once() 
     let root = tempfile::tempdir().unwrap();
     let dir = pod_dir(&root);
     let limited = pod(vec![empty_dir("", Some("1Mi"))], vec![]);
-    assert!(has_limits(&limited));
-    assert!(!has_limits(&pod(vec![empty_dir("Memory", Some("1Mi"))], vec![])));
-    assert!(!has_limits(&pod(vec![empty_dir("", None)], vec![])));
-    assert_eq!(over_limit(&dir, &limited).unwrap(), None, "before it is made");
+    let used = || disk_use(&dir, &limited).unwrap().volumes["data"] >> 10;
+    assert_eq!(used(), 0, "before it is made");
     prepare(&dir, &limited, NODE_MEMORY).unwrap();
     let volume = dir.join("volumes/data");
     fs::File::create(volume.join("sparse")).unwrap().set_len(1 << 40).unwrap();
@@ -224,10 +222,29 @@ fn what_a_volume_uses_is_blocks_of_disk_and_a_file_with_two_names_counts_once() 
     fs::write(volume.join("deep/file"), vec![1; 700 << 10]).unwrap();
     fs::hard_link(volume.join("deep/file"), volume.join("again")).unwrap();
     symlink("/", volume.join("link")).unwrap();
-    assert_eq!(over_limit(&dir, &limited).unwrap(), None);
+    assert!((700..760).contains(&used()), "{} KiB", used());
     fs::write(volume.join("more"), vec![1; 400 << 10]).unwrap();
-    let message = over_limit(&dir, &limited).unwrap();
-    assert_eq!(message.as_deref(), Some("Usage of EmptyDir volume \"data\" exceeds the limit \"1Mi\". "));
+    assert!(used() > 1024);
+    assert!(disk_use(&dir, &pod(vec![empty_dir("", None)], vec![])).unwrap().volumes.is_empty(), "nobody asks");
+}
+
+#[test]
+fn a_containers_logs_count_with_those_that_were_rotated_and_so_does_the_hosts_file() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = pod_dir(&root);
+    let mut limited = pod(vec![], vec![]);
+    limited.spec.containers[0].resources.limits.insert("ephemeral-storage".into(), "1Mi".into());
+    let name = limited.spec.containers[0].name.clone();
+    let used = || disk_use(&dir, &limited).unwrap().logs[&name] >> 10;
+    assert_eq!(used(), 0, "before it is made");
+    let log = crate::logs::path(&dir, &name, 0);
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
+    fs::write(&log, vec![1; 64 << 10]).unwrap();
+    fs::write(log.with_extension("log.20261126-000000"), vec![1; 64 << 10]).unwrap();
+    assert!((128..140).contains(&used()), "{} KiB", used());
+    assert_eq!(disk_use(&dir, &limited).unwrap().hosts, 0, "before it is made");
+    fs::write(write_etc_hosts(&dir, "web", "10.0.0.2").unwrap(), vec![1; 64 << 10]).unwrap();
+    assert!(disk_use(&dir, &limited).unwrap().hosts >= 64 << 10);
 }
 
 #[test]
@@ -269,6 +286,6 @@ fn what_lies_deeper_than_a_path_can_tell_counts_against_a_volumes_limit() {
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
     let file = rustix::fs::openat(&at, "file", flags, rustix::fs::Mode::RWXU).unwrap();
     io::Write::write_all(&mut std::fs::File::from(file), &vec![1; 2 << 20]).unwrap();
-    assert!(over_limit(&dir, &limited).unwrap().is_some());
+    assert!(disk_use(&dir, &limited).unwrap().volumes["data"] > 1 << 20);
     teardown(&dir).unwrap();
 }

@@ -1,5 +1,8 @@
-//! What a pod needs now and then: small logs, volumes within their limits, and in the end nothing left of it.
+//! What a pod needs now and then: small logs, its disk within its limits, and in the end nothing left of it.
 
+use std::collections::BTreeMap;
+
+use podbus_node_agent_core::eviction::{self, DiskUse};
 use podbus_node_agent_core::model::Observed;
 use podbus_node_agent_core::worker::{EVICTED, Update, Wanted};
 use tokio::time::Instant;
@@ -9,7 +12,7 @@ use crate::runtime::Runtime;
 use crate::{cgroups, logs, volumes};
 
 impl<R: Runtime> Worker<R> {
-    /// Rotates logs and measures volumes, if it is time.
+    /// Rotates logs and measures what the pod wrote, if it is time.
     pub(super) async fn keep_house(&mut self, wanted: &Wanted, observed: &Observed) {
         if self.house_kept.elapsed() < HOUSEKEEPING_INTERVAL {
             return;
@@ -18,8 +21,8 @@ impl<R: Runtime> Worker<R> {
         for run in observed.containers.iter().filter(|run| run.state.may_live()) {
             self.rotate(&run.id, &run.name, run.attempt).await;
         }
-        if wanted.stop.is_none() && volumes::has_limits(&wanted.pod) {
-            self.measure_volumes(wanted).await;
+        if wanted.stop.is_none() && eviction::is_limited(&wanted.pod) {
+            self.measure_disk(wanted).await;
         }
     }
 
@@ -38,17 +41,35 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    async fn measure_volumes(&mut self, wanted: &Wanted) {
+    async fn measure_disk(&mut self, wanted: &Wanted) {
         let (pod_dir, pod) = (self.pod_dir.clone(), wanted.pod.clone());
-        match tokio::task::spawn_blocking(move || volumes::over_limit(&pod_dir, &pod)).await {
-            Ok(Ok(Some(message))) => {
-                self.chronicle.event("Warning", EVICTED, &message, now());
-                let _ = self.updates.send(Update::Evict { uid: self.uid.clone(), message }).await;
-            }
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot measure a pod's volumes"),
-            Err(error) => tracing::warn!(%error, "cannot measure a pod's volumes"),
+        let disk = match tokio::task::spawn_blocking(move || volumes::disk_use(&pod_dir, &pod)).await {
+            Ok(Ok(disk)) => disk,
+            Ok(Err(error)) => return tracing::warn!(%error, "cannot measure what a pod wrote"),
+            Err(error) => return tracing::warn!(%error, "cannot measure what a pod wrote"),
+        };
+        let disk = DiskUse { layers: self.measure_layers(wanted).await, ..disk };
+        if let Some(message) = eviction::over_limit(&wanted.pod, &disk) {
+            self.chronicle.event("Warning", EVICTED, &message, now());
+            let _ = self.updates.send(Update::Evict { uid: self.uid.clone(), message }).await;
         }
+    }
+
+    /// What the writable layers of the containers that run hold, as their runtime measured it.
+    async fn measure_layers(&self, wanted: &Wanted) -> BTreeMap<String, u64> {
+        if !eviction::measures_containers(&wanted.pod) {
+            return BTreeMap::new();
+        }
+        let pods = self.runtime.list_pod_sandbox_stats(Some(&self.uid)).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the runtime does not say what containers wrote");
+            Vec::new()
+        });
+        let containers = pods.into_iter().filter_map(|pod| pod.linux).flat_map(|linux| linux.containers);
+        let layers = containers.filter_map(|container| {
+            let bytes = container.writable_layer?.used_bytes?.value;
+            Some((container.attributes?.metadata?.name, bytes))
+        });
+        layers.collect()
     }
 
     /// Removes what the runtime does not know of; says whether nothing is left.
