@@ -103,7 +103,7 @@ test: setup-tests ## Run every test; those that make namespaces as root
 # A machine with cgroup v2 for the tests that it makes a difference to: limits, OOM, processes, devices, accounts, ends.
 VM_PACKAGES := qemu-system-x86:qemu-system-x86_64 kmod:depmod e2fsprogs:mkfs.ext4 binutils:strip
 VM_TESTS := runtime::life security::cgroups runtime::accounts changed_limits_survive a_dead_shim_takes exec_sync_answers \
-	a_cgroup_of_v2_opens hundreds_of_layers
+	a_cgroup_of_v2_opens hundreds_of_layers runtime::handlers a_daemon_killed_amid_requests
 
 .PHONY: test-vm
 test-vm: setup-tests ## Run the tests of cgroup v2 in an emulated machine with Debian's kernel

@@ -15,6 +15,8 @@ cache=$repo/target/vm
 kernel_meta=linux-image-cloud-amd64 # the one without drivers of real machines: a tenth of the size
 # What the tests call. Those that need another program are not for this place.
 programs=(ip nft runc jq)
+# Those of util-linux and coreutils that a handler in shell calls by their options, and its shell: busybox's know less.
+tools=(unshare nsenter setpriv mount setsid env realpath dash)
 memory_mib=3072
 seconds_max=900
 
@@ -59,6 +61,9 @@ mkdir -p "$root"/{bin,dev,etc,proc,run,sys,tmp,usr/sbin,root,var/tmp} "$root$rep
 take "$(command -v busybox)" /bin
 for program in "${programs[@]}"; do
 	take "$(command -v "$program" || fail "no $program here: make setup-tests")" /usr/sbin
+done
+for tool in "${tools[@]}"; do
+	take "$(command -v "$tool")" /usr/bin
 done
 take "$binary" /test
 strip --strip-debug "$root/test/$(basename "$binary")"
