@@ -22,11 +22,20 @@ pub(crate) enum UnitId {
 enum Part {
     /// With its key's sequence.
     Active(u64),
-    /// Until so many milliseconds.
-    Resting(u64),
+    Resting(Rest),
     Parked,
     /// It is being tried.
     Out,
+}
+
+/// Until when a unit rests, in the order in which those that rest are taken. As in kube-scheduler's back-off queue, what
+/// ends in the same second goes by priority, then by who came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rest {
+    second: u64,
+    priority: Reverse<i32>,
+    sequence: u64,
+    until_ms: u64,
 }
 
 /// Pods that wait together.
@@ -51,7 +60,7 @@ pub(crate) struct Queue {
     units: FxHashMap<UnitId, Unit>,
     /// Highest priority first, then who came first.
     active: BTreeSet<(Reverse<i32>, u64, UnitId)>,
-    resting: BTreeSet<(u64, UnitId)>,
+    resting: BTreeSet<(Rest, UnitId)>,
     parked: BTreeSet<UnitId>,
 }
 
@@ -121,8 +130,8 @@ impl Queue {
     ///
     /// What rests is taken before its time when nothing else is to be done, as kube-scheduler does since 1.33.
     pub(crate) fn next(&mut self, now_ms: u64) -> Option<UnitId> {
-        while let Some((until, id)) = self.resting.first().copied()
-            && (until <= now_ms || self.active.is_empty())
+        while let Some((rest, id)) = self.resting.first().copied()
+            && (rest.until_ms <= now_ms || self.active.is_empty())
         {
             self.leave(id);
             self.activate(id);
@@ -189,10 +198,12 @@ impl Queue {
         unit.part = Part::Out;
         let doublings = unit.attempts.saturating_sub(1).min(16);
         let rest = initial_ms.saturating_mul(1 << doublings).min(max_ms);
-        let until = unit.failed_at_ms.saturating_add(rest);
-        if unit.attempts > 0 && until > now_ms {
-            unit.part = Part::Resting(until);
-            self.resting.insert((until, id));
+        let until_ms = unit.failed_at_ms.saturating_add(rest);
+        if unit.attempts > 0 && until_ms > now_ms {
+            let (priority, sequence) = (Reverse(unit.priority), unit.waiting.keys().next().copied().unwrap_or(0));
+            let rest = Rest { second: until_ms / 1_000, priority, sequence, until_ms };
+            unit.part = Part::Resting(rest);
+            self.resting.insert((rest, id));
         } else {
             self.activate(id);
         }
@@ -218,8 +229,8 @@ impl Queue {
             Part::Active(sequence) => {
                 self.active.remove(&(Reverse(unit.priority), sequence, id));
             }
-            Part::Resting(until) => {
-                self.resting.remove(&(until, id));
+            Part::Resting(rest) => {
+                self.resting.remove(&(rest, id));
             }
             Part::Parked => {
                 self.parked.remove(&id);
@@ -259,6 +270,21 @@ mod tests {
             queue.activate(failed);
             queue.remove(fresh, 2);
         }
+    }
+
+    #[test]
+    fn of_those_that_rest_until_the_same_second_the_more_important_goes_first() {
+        let (mut queue, units) = (Queue::default(), [(UnitId::Class(1), 0), (UnitId::Class(2), 5)]);
+        for ((unit, priority), sequence) in units.into_iter().zip(1..) {
+            queue.push(unit, 1, sequence, priority);
+        }
+        for (unit, _) in units {
+            queue.next(0);
+            queue.park(unit, Some("no node".into()), 0);
+        }
+        units.into_iter().for_each(|(unit, _)| queue.wake(unit, 0, 1000, 10_000));
+        assert_eq!(queue.next(0), Some(UnitId::Class(2)));
+        assert_eq!(queue.next(0), Some(UnitId::Class(1)));
     }
 
     #[test]

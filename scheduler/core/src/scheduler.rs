@@ -181,6 +181,17 @@ impl Scheduler {
         self.queue.lengths()
     }
 
+    /// Whether a pod waits, or is bound somewhere.
+    pub fn holds(&self, uid: &str) -> bool {
+        self.cluster.pod_of(uid).is_some()
+    }
+
+    /// Whether a pod is bound to `node`.
+    pub fn is_on(&self, uid: &str, node: &str) -> bool {
+        let state = self.cluster.pod_of(uid).map(|id| self.cluster.pod(id).state);
+        matches!(state, Some(PodState::Bound { slot, .. }) if self.cluster.nodes.slot(node) == Some(slot))
+    }
+
     /// What is taken on a node.
     pub fn used(&self, node: &str) -> Resources {
         self.cluster.nodes.slot(node).map(|slot| self.cluster.nodes.used(slot)).unwrap_or_default()
