@@ -89,6 +89,12 @@ impl Getting<'_> {
         if let (true, [_, _, ..]) = (self.args.watch, kinds) {
             return Err(Failure::local("you may only specify a single resource type with --watch"));
         }
+        if let ([kind], None, false) = (kinds, &self.args.sort_by, self.args.watch)
+            && self.format.is_table()
+            && *kind != Kind::Event
+        {
+            return self.table_by_pages(*kind).await;
+        }
         let mut found: Vec<(Kind, Vec<Value>)> = Vec::new();
         let mut revision = String::new();
         for &kind in kinds {
@@ -112,6 +118,28 @@ impl Getting<'_> {
         }
         let objects: Vec<Value> = found.into_iter().flat_map(|(_, items)| items).collect();
         self.terminal.print(&self.format.render(&objects, true)?)
+    }
+
+    /// A table as its pages come: all objects at once may be more than there is memory for.
+    async fn table_by_pages(&self, kind: Kind) -> Outcome {
+        let mut printer = Coming::new(self, kind);
+        let mut request = Self::request(&self.args.select);
+        let mut is_empty = true;
+        loop {
+            let page = self.session.api.list_page(self.namespace(kind), kind.plural(), &request).await?;
+            if !page.items.is_empty() {
+                is_empty = false;
+                printer.show_all(&page.items)?;
+            }
+            request.continue_token = page.metadata.continue_token;
+            if request.continue_token.is_empty() {
+                break;
+            }
+        }
+        if is_empty {
+            self.terminal.note(&nothing_found(self.namespace(kind)));
+        }
+        Ok(())
     }
 
     async fn objects(&self, objects: &[(Kind, String)]) -> Outcome {
@@ -163,13 +191,16 @@ impl Getting<'_> {
             let events = events.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(Failure::local)?;
             return Ok((events, String::new()));
         }
-        let request = ListRequest {
+        let list = self.session.api.list(self.namespace(kind), kind.plural(), &Self::request(select)).await?;
+        Ok((list.items, list.metadata.resource_version))
+    }
+
+    fn request(select: &SelectorArgs) -> ListRequest {
+        ListRequest {
             label_selector: select.selector.clone(),
             field_selector: select.field_selector.clone(),
             ..Default::default()
-        };
-        let list = self.session.api.list(self.namespace(kind), kind.plural(), &request).await?;
-        Ok((list.items, list.metadata.resource_version))
+        }
     }
 
     fn sort(&self, items: &mut [Value]) {
@@ -187,7 +218,7 @@ impl Getting<'_> {
     }
 
     async fn watch(&self, kind: Kind, items: &[Value], select: &SelectorArgs, revision: String) -> Outcome {
-        let mut printer = Watching::new(self, kind);
+        let mut printer = Coming::new(self, kind);
         printer.show_all(items)?;
         if kind == Kind::Event {
             return printer.follow_events(items).await;
@@ -209,15 +240,15 @@ impl Getting<'_> {
     }
 }
 
-/// Prints an object a change; a table's head comes before its first row.
-struct Watching<'a> {
+/// Prints objects as they come; a table's head comes before its first row.
+struct Coming<'a> {
     getting: &'a Getting<'a>,
     kind: Kind,
     table: Growing,
     head_shown: bool,
 }
 
-impl<'a> Watching<'a> {
+impl<'a> Coming<'a> {
     fn new(getting: &'a Getting<'a>, kind: Kind) -> Self {
         Self { getting, kind, table: Growing::default(), head_shown: getting.args.no_headers }
     }
