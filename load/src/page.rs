@@ -12,12 +12,7 @@ const CURVES: [&str; 4] = ["created", "bound", "running", "deleted"];
 /// A page of one report, or of several beside each other.
 pub fn render(reports: &[&Report]) -> String {
     let title: Vec<_> = reports.iter().map(|report| escape(&report.name)).collect();
-    let title = title.join(" and ");
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>{title}: podbus load</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n<h1>{title}</h1>\n"
-    );
+    let mut page = head(&title.join(" and "));
     if let [report] = reports {
         single(&mut page, report);
     } else {
@@ -27,6 +22,51 @@ pub fn render(reports: &[&Report]) -> String {
         details(&mut page, report, reports.len() > 1);
     }
     page + "</main></body></html>\n"
+}
+
+/// How figures grow with a number: lines with a dot at each size that was measured.
+#[derive(Debug, Clone)]
+pub struct Growth {
+    /// What grows.
+    pub title: &'static str,
+    /// Of the number that is chosen.
+    pub x: &'static str,
+    /// Of the figures.
+    pub y: &'static str,
+    /// By name: each number and its figure.
+    pub lines: Vec<(&'static str, Vec<(f64, f64)>)>,
+}
+
+/// A page that shows how figures grow. A straight line is linear growth: both axes begin at 0 and are even.
+pub fn growth(title: &str, note: &str, charts: &[Growth]) -> String {
+    let mut page = head(&escape(title));
+    let _ = writeln!(page, "<p class=\"sub\">{}</p>", escape(note));
+    for chart in charts {
+        let series = chart.lines.iter().enumerate().map(|(colour, (name, points))| Series {
+            name: (*name).to_owned(),
+            colour,
+            dashed: false,
+            points: points.clone(),
+            dots: true,
+        });
+        let drawn = Chart {
+            x: (Scale::Linear, chart.x),
+            y: (Scale::Linear, chart.y),
+            series: series.collect(),
+            marks: Vec::new(),
+        };
+        figure(&mut page, chart.title, "", &drawn);
+    }
+    page + "</main></body></html>\n"
+}
+
+/// The beginning of a page whose `title` is escaped.
+fn head(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>{title}: podbus load</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n<h1>{title}</h1>\n"
+    )
 }
 
 fn single(page: &mut String, report: &Report) {
@@ -246,6 +286,17 @@ mod tests {
             samples: (0..10).map(sample).collect(),
             faults: vec![FaultSeen { seconds: 3.0, what: "sim-1 is NotReady".into() }],
             ..Report::default()
+        }
+    }
+
+    #[test]
+    fn growth_is_a_line_with_a_dot_at_each_size() {
+        let lines = vec![("scheduler", vec![(1_000.0, 30.0), (2_000.0, 60.0)]), ("nats-server", vec![(1_000.0, 9.0)])];
+        let chart = Growth { title: "Memory", x: "pods", y: "MB", lines };
+        let page = growth("a <scale>", "one run", &[chart]);
+        assert_eq!(page.matches("<circle").count(), 3);
+        for text in ["a &lt;scale&gt;", "Memory", "scheduler", "nats-server", "one run"] {
+            assert!(page.contains(text), "{text}");
         }
     }
 

@@ -71,6 +71,16 @@ impl Table {
     }
 }
 
+/// Writes `target/bench/<name>.html`.
+pub(crate) fn write_page(name: &str, page: &str) -> anyhow::Result<()> {
+    let directory = target_directory().join("bench");
+    std::fs::create_dir_all(&directory)?;
+    let file = directory.join(format!("{name}.html"));
+    std::fs::write(&file, page)?;
+    println!("written to {}", file.display());
+    Ok(())
+}
+
 /// Three digits that count.
 fn short(value: f64) -> String {
     if value.abs() < 1.0 { format!("{value:.3}") } else { format!("{value:.1}") }

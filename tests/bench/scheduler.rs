@@ -4,7 +4,9 @@
 //! (simulated) node and seen Running by a watcher, with events on. The peers are kube-scheduler's CI thresholds. How many
 //! messages the bus alone stores is measured in the same run. Rows are added to `target/bench/scheduler.json`.
 //!
-//! Last comes scale: 10,000 nodes with `PODBUS_BENCH_PODS` pods (50,000) that all run, and what leading them costs.
+//! Then comes scale: 10,000 nodes with `PODBUS_BENCH_PODS` pods (50,000) that all run, and what leading them costs; and
+//! growth: the same for rising numbers of pods and of nodes, as a plot, `target/bench/growth.html`. `-- growth` (or
+//! `rates`, `scale`) measures only that.
 
 mod report;
 
@@ -18,8 +20,9 @@ use podbus_common::api::ListRequest;
 use podbus_common_bus::testing::NatsServer;
 use podbus_common_bus::{Bus, BusOptions, api};
 use podbus_load::Report;
+use podbus_load::page::Growth;
 
-use self::report::{Table, retry, succeeded};
+use self::report::{Table, retry, succeeded, write_page};
 
 const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
 /// Messages of the size of a pod that the bus alone stores.
@@ -32,9 +35,16 @@ const READY_MAX: Duration = Duration::from_secs(180);
 /// How long the cluster is watched while nothing happens.
 const IDLE: Duration = Duration::from_secs(15);
 /// At the largest scale.
-const SCALE_NODES: &str = "10000";
+const SCALE_NODES: u32 = 10_000;
 /// Pods at the largest scale, unless `PODBUS_BENCH_PODS` says how many.
 const SCALE_PODS: u32 = 50_000;
+
+/// Growth with pods: on so many nodes.
+const GROWTH_NODES: u32 = 1_000;
+const GROWTH_PODS: [u32; 4] = [12_500, 25_000, 50_000, 100_000];
+/// Growth with nodes: so many of them, with so many pods together.
+const GROWTH_BY_NODES: [u32; 4] = [1_000, 2_500, 5_000, 10_000];
+const GROWTH_BY_NODES_PODS: u32 = 25_000;
 
 const STEADY: &str = include_str!("../../examples/load/steady.yaml");
 const BASIC: &str = include_str!("../../examples/load/scheduling-basic.yaml");
@@ -55,8 +65,25 @@ fn main() -> anyhow::Result<()> {
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wants = |part: &str| only.as_ref().is_none_or(|only| only == part);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut table = Table::new("kube-scheduler, threshold");
+    if wants("rates") {
+        rates(&runtime, &mut table)?;
+    }
+    if wants("scale") {
+        runtime.block_on(scale(&mut table))?;
+    }
+    if wants("growth") {
+        runtime.block_on(growth(&mut table))?;
+    }
+    table.print();
+    table.add_to("scheduler")
+}
+
+/// Pods a second, and how long one takes.
+fn rates(runtime: &tokio::runtime::Runtime, table: &mut Table) -> anyhow::Result<()> {
     {
         let cluster = Cluster::start(&["--nodes", "1000"])?;
         table.row("JetStream alone, 1,500 bytes", "/s", runtime.block_on(raw(&cluster.nats.url()))?, None);
@@ -78,19 +105,60 @@ fn main() -> anyhow::Result<()> {
         let basic = cluster.load(BASIC, &["--keep"])?;
         table.row("SchedulingBasic, bound durably", "/s", rate(&basic, "bound")?, Some(810.0));
     }
-    runtime.block_on(scale(&mut table))?;
-    table.print();
-    table.add_to("scheduler")
+    Ok(())
+}
+
+/// What it takes to lead so many nodes and pods.
+struct Size {
+    pods: f64,
+    nodes: f64,
+    pods_a_second: f64,
+    scheduler_megabytes: f64,
+    recovery_seconds: f64,
+    take_over_seconds: f64,
+}
+
+/// What grows with pods and with nodes, as a plot.
+async fn growth(table: &mut Table) -> anyhow::Result<()> {
+    let by_pods = GROWTH_PODS.map(|pods| (GROWTH_NODES, pods));
+    let by_nodes = GROWTH_BY_NODES.map(|nodes| (nodes, GROWTH_BY_NODES_PODS));
+    let mut charts = Vec::new();
+    for (x, sizes) in [("pods, on 1,000 nodes", by_pods), ("nodes, with 25,000 pods", by_nodes)] {
+        let mut measured = Vec::new();
+        for (nodes, pods) in sizes {
+            let mut cluster = Cluster::start(&["--nodes", &nodes.to_string()])?;
+            let size = cluster.fill(nodes, pods).await?;
+            let of = |what: &str| format!("growth, {nodes} nodes, {pods} pods: {what}");
+            table.row(&of("pods/s"), "/s", size.pods_a_second, None);
+            table.row(&of("scheduler RSS"), "MB", size.scheduler_megabytes, None);
+            table.row(&of("recovery after kill -9"), "s", size.recovery_seconds, None);
+            table.row(&of("take-over"), "s", size.take_over_seconds, None);
+            measured.push(size);
+        }
+        let line = |of: fn(&Size) -> f64| {
+            let number = |size: &Size| if x.starts_with("pods") { size.pods } else { size.nodes };
+            measured.iter().map(|size| (number(size), of(size))).collect::<Vec<_>>()
+        };
+        let times = vec![
+            ("recovery: the only scheduler is killed, another one reads all", line(|size| size.recovery_seconds)),
+            ("take-over: a follower takes the lease", line(|size| size.take_over_seconds)),
+        ];
+        let memory = vec![("scheduler, RSS", line(|size| size.scheduler_megabytes))];
+        let rate = vec![("pods/s until seen Running", line(|size| size.pods_a_second))];
+        charts.push(Growth { title: "Memory", x, y: "MB", lines: memory });
+        charts.push(Growth { title: "Until a new leader takes a pod", x, y: "seconds", lines: times });
+        charts.push(Growth { title: "A burst of all pods", x, y: "pods/s", lines: rate });
+    }
+    let note = "The control plane on simulated nodes, all on one machine; each point is a cluster of its own.";
+    write_page("growth", &podbus_load::page::growth("How podbus grows", note, &charts))
 }
 
 /// What it costs to lead many nodes and pods: memory, CPU time while nothing happens, and a new leader.
 async fn scale(table: &mut Table) -> anyhow::Result<()> {
     let pods = std::env::var("PODBUS_BENCH_PODS").ok().map(|pods| pods.parse()).transpose()?.unwrap_or(SCALE_PODS);
-    let mut cluster = Cluster::start(&["--nodes", SCALE_NODES])?;
-    cluster.ready(SCALE_NODES.parse()?).await?;
+    let mut cluster = Cluster::start(&["--nodes", &SCALE_NODES.to_string()])?;
     let of = |what: &str| format!("10,000 nodes, {pods} pods: {what}");
-    let report = cluster.load(&burst(pods), &["--keep"])?;
-    table.row(&of("pods/s"), "/s", rate(&report, "running")?, None);
+    table.row(&of("pods/s"), "/s", cluster.burst(SCALE_NODES, pods).await?, None);
     let processes = [&cluster.scheduler, &cluster.nodes];
     let before = processes.map(Process::cpu_seconds);
     tokio::time::sleep(IDLE).await;
@@ -99,21 +167,8 @@ async fn scale(table: &mut Table) -> anyhow::Result<()> {
         table.row(&of(&format!("{} CPU, idle", process.name)), "% of a core", share * 100.0, None);
         table.row(&of(&format!("{} RSS", process.name)), "MB", process.resident_bytes()? / 1e6, None);
     }
-    let begin = Instant::now();
-    cluster.replace_scheduler()?;
-    cluster.takes_a_pod("recovered").await?;
-    table.row(&of("recovery after kill -9"), "s", begin.elapsed().as_secs_f64(), None);
-    let follower = cluster.start_scheduler()?;
-    // It follows once its CPU time stands still: all is read.
-    let mut before = -1.0;
-    while follower.cpu_seconds()? - before > 0.05 {
-        before = follower.cpu_seconds()?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    let begin = Instant::now();
-    cluster.scheduler = follower;
-    cluster.takes_a_pod("taken-over").await?;
-    table.row(&of("take-over"), "s", begin.elapsed().as_secs_f64(), None);
+    table.row(&of("recovery after kill -9"), "s", cluster.recover().await?, None);
+    table.row(&of("take-over"), "s", cluster.take_over().await?, None);
     Ok(())
 }
 
@@ -214,6 +269,47 @@ impl Cluster {
     async fn client(&self) -> anyhow::Result<api::Client> {
         let options = BusOptions { url: self.nats.url(), token: None, name: "bench".into() };
         Ok(api::Client::new(Bus::connect(&options).await?))
+    }
+
+    /// Brings so many pods at once, and says how many a second came to run.
+    async fn burst(&self, nodes: u32, pods: u32) -> anyhow::Result<f64> {
+        self.ready(nodes.try_into()?).await?;
+        rate(&self.load(&burst(pods), &["--keep"])?, "running")
+    }
+
+    /// Fills it, and measures what that costs and what a new leader takes.
+    async fn fill(&mut self, nodes: u32, pods: u32) -> anyhow::Result<Size> {
+        Ok(Size {
+            pods: pods.into(),
+            nodes: nodes.into(),
+            pods_a_second: self.burst(nodes, pods).await?,
+            scheduler_megabytes: self.scheduler.resident_bytes()? / 1e6,
+            recovery_seconds: self.recover().await?,
+            take_over_seconds: self.take_over().await?,
+        })
+    }
+
+    /// Seconds from the death of the only scheduler until another one takes a pod.
+    async fn recover(&mut self) -> anyhow::Result<f64> {
+        let begin = Instant::now();
+        self.replace_scheduler()?;
+        self.takes_a_pod("recovered").await?;
+        Ok(begin.elapsed().as_secs_f64())
+    }
+
+    /// Seconds from the death of the leader until its follower takes a pod.
+    async fn take_over(&mut self) -> anyhow::Result<f64> {
+        let follower = self.start_scheduler()?;
+        // It follows once its CPU time stands still: all is read.
+        let mut before = -1.0;
+        while follower.cpu_seconds()? - before > 0.05 {
+            before = follower.cpu_seconds()?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let begin = Instant::now();
+        self.scheduler = follower;
+        self.takes_a_pod("taken-over").await?;
+        Ok(begin.elapsed().as_secs_f64())
     }
 
     /// Waits until a pod can be applied.
