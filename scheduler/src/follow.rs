@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use podbus_common_bus::Bus;
-use podbus_scheduler_leader::{Candidate, Cluster, Held, Next, Stored};
+use podbus_scheduler_core::Config;
+use podbus_scheduler_leader::{Candidate, Cluster, Held, Next, Remembered, Snapshot, Stored};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock::{boottime, wall};
@@ -28,26 +29,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Followed {
     pub(crate) held: Held,
     /// All that is stored, up to the write of the lease.
-    pub(crate) cluster: Cluster,
+    pub(crate) snapshot: Snapshot,
     /// The stream as it was.
     pub(crate) stream: StreamState,
     /// What was known before the store went back in time, where it did and nobody has led since.
     pub(crate) remembered: Option<Cluster>,
-}
-
-/// What a process knew of a store that went back in time since.
-pub(crate) struct Remembered {
-    pub(crate) cluster: Cluster,
-    /// Of the last leader that it knew: a later one has rebuilt the store already.
-    pub(crate) epoch: u64,
-}
-
-impl Remembered {
-    /// What is still worth writing back by who holds this lease.
-    fn for_holder(self, held: &Held) -> Option<Cluster> {
-        let before = held.record.terms.iter().rev().nth(1);
-        (before.is_none_or(|term| term.epoch <= self.epoch)).then_some(self.cluster)
-    }
 }
 
 /// How following ended.
@@ -62,12 +48,13 @@ pub(crate) async fn follow(
     bus: &Bus,
     store: &Store,
     replicas: Option<usize>,
+    scheduling: &Config,
     holder: &str,
     mut remembered: Option<Remembered>,
     telemetry: &Telemetry,
 ) -> anyhow::Result<Followed> {
     loop {
-        let mut watch = match Watch::open(store).await {
+        let mut watch = match Watch::open(store, scheduling).await {
             Ok(watch) => watch,
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "cannot read the store yet; trying again");
@@ -81,9 +68,9 @@ pub(crate) async fn follow(
         let ended = follower.campaign(bus, store, &mut watch, telemetry).await;
         match ended {
             Ok(Ended::Took(held)) => {
-                let (cluster, stream) = until_own_lease(store, watch, held.revision).await;
+                let (snapshot, stream) = until_own_lease(store, scheduling, watch, held.revision).await;
                 let remembered = remembered.and_then(|remembered| remembered.for_holder(&held));
-                return Ok(Followed { held, cluster, stream, remembered });
+                return Ok(Followed { held, snapshot, stream, remembered });
             }
             Ok(Ended::StoreWentBack) => {
                 tracing::error!(
@@ -91,7 +78,8 @@ pub(crate) async fn follow(
                 );
                 // Only what was read whole is worth remembering, and what is remembered longest is the newest.
                 if remembered.is_none() && watch.is_current() {
-                    remembered = Some(Remembered { epoch: watch.epoch(), cluster: watch.into_cluster() });
+                    let epoch = watch.epoch();
+                    remembered = Some(Remembered { epoch, cluster: watch.into_snapshot().into_cluster() });
                 }
                 telemetry.starts();
                 make_streams(bus, replicas).await?;
@@ -190,12 +178,17 @@ impl Follower {
 }
 
 /// Reads on up to the write that took the lease; from the beginning again where that does not come.
-async fn until_own_lease(store: &Store, mut watch: Watch, revision: u64) -> (Cluster, StreamState) {
+async fn until_own_lease(
+    store: &Store,
+    scheduling: &Config,
+    mut watch: Watch,
+    revision: u64,
+) -> (Snapshot, StreamState) {
     loop {
         let error = match timeout(SILENCE_MAX, watch.next()).await {
             _ if watch.applied() >= revision => {
                 let stream = watch.begun().clone();
-                return (watch.into_cluster(), stream);
+                return (watch.into_snapshot(), stream);
             }
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error,
@@ -203,7 +196,7 @@ async fn until_own_lease(store: &Store, mut watch: Watch, revision: u64) -> (Clu
         };
         tracing::warn!(error = format!("{error:#}"), "cannot read the store to its end; beginning again");
         watch = loop {
-            match Watch::open(store).await {
+            match Watch::open(store, scheduling).await {
                 Ok(watch) => break watch,
                 Err(_) => sleep(RETRY_EVERY).await,
             }

@@ -10,14 +10,14 @@ use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Stora
 use podbus_common::proto::Term;
 use podbus_common::subject::{BUCKET, BUCKET_STREAM, EVENTS_ALL, EVENTS_STREAM};
 use podbus_common_bus::{Bus, BusOptions, ConnectError, read_token};
-use podbus_scheduler_leader::{Leader, LeaseLost, Lineage, Settings, Start};
+use podbus_scheduler_leader::{Leader, LeaseLost, Lineage, Remembered, Settings, Start};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
 use crate::clock::now;
-use crate::follow::{Followed, Remembered, follow};
+use crate::follow::{Followed, follow};
 use crate::lead::lead;
 use crate::lease::{self, Sure};
 use crate::store::Store;
@@ -72,7 +72,8 @@ async fn serve(args: &Args, stop: &CancellationToken) -> anyhow::Result<()> {
     let mut remembered = None;
     loop {
         telemetry.starts();
-        let following = follow(&bus, &store, args.replicas, &holder, remembered.take(), &telemetry);
+        let following =
+            follow(&bus, &store, args.replicas, &settings.scheduling, &holder, remembered.take(), &telemetry);
         let Some(followed) = until_stopped(stop, following).await.transpose()? else { return Ok(()) };
         match serve_term(&bus, &store, &lease_store, followed, settings.clone(), &telemetry, stop).await? {
             None => return Ok(()),
@@ -98,20 +99,20 @@ async fn serve_term(
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Remembered>> {
-    let Followed { held, cluster, stream, remembered } = followed;
+    let Followed { held, snapshot, stream, remembered } = followed;
     let (store, lease_store) = (store.with_epoch(held.record.epoch), lease_store.with_epoch(held.record.epoch));
     tracing::info!(
         epoch = held.record.epoch,
         cold = held.record.terms.last().is_some_and(|term| term.cold),
-        pods = cluster.pods_len(),
-        nodes = cluster.nodes_len(),
+        pods = snapshot.cluster().pods_len(),
+        nodes = snapshot.cluster().nodes_len(),
         "took the lease"
     );
     let (sure_tx, sure_rx) = watch::channel(Sure { held: held.clone(), connects: bus.connects() });
     let control = bus.client().new_inbox();
     let term = Term { epoch: held.record.epoch, nonce: held.record.nonce.clone() };
     let lineage = Lineage::new(held.record.terms.clone(), held.revision);
-    let start = Start { cluster, term, lineage, remembered };
+    let start = Start { snapshot, term, lineage, remembered };
     let mut leader = Leader::new(start, control.clone(), settings, rand::random(), now());
     let result = tokio::select! {
         result = lead(bus, store.clone(), &mut leader, &control, sure_rx, telemetry, stop) => result,

@@ -5,14 +5,15 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use futures::StreamExt as _;
 use podbus_common::subject::{BUCKET, LEASE_KEY};
-use podbus_scheduler_leader::{Cluster, Stored};
+use podbus_scheduler_core::Config;
+use podbus_scheduler_leader::{Snapshot, Stored};
 
 use crate::store::{Store, StreamState, stored};
 
 /// What was read so far, and what comes.
 pub(crate) struct Watch {
     messages: Ordered,
-    cluster: Cluster,
+    snapshot: Snapshot,
     lease: Option<Stored>,
     /// Up to here.
     applied: u64,
@@ -23,12 +24,12 @@ pub(crate) struct Watch {
 impl Watch {
     /// Begins at the first message. One unfiltered consumer: to create one that asks for the last message of each key
     /// takes nats-server 10 to 22 s at 2 million keys.
-    pub(crate) async fn open(store: &Store) -> anyhow::Result<Self> {
+    pub(crate) async fn open(store: &Store, scheduling: &Config) -> anyhow::Result<Self> {
         let begun = store.state().await.context("cannot ask for the bucket's stream")?;
         let config = OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
         let consumer = store.stream().create_consumer(config).await.context("cannot create a consumer")?;
         let messages = consumer.messages().await.context("cannot read the bucket's stream")?;
-        Ok(Self { messages, cluster: Cluster::default(), lease: None, applied: 0, begun })
+        Ok(Self { messages, snapshot: Snapshot::new(scheduling.clone()), lease: None, applied: 0, begun })
     }
 
     /// Takes the next message in. It may be dropped at any time.
@@ -39,7 +40,7 @@ impl Watch {
         if let Some(key) = message.subject.strip_prefix("$KV.").and_then(|rest| rest.strip_prefix(BUCKET)) {
             let key = key.trim_start_matches('.');
             let stored = stored(revision, message.headers.as_ref(), message.payload.clone());
-            self.cluster.take_in(key, &stored);
+            self.snapshot.take_in(key, &stored);
             if key == LEASE_KEY {
                 self.lease = Some(stored);
             }
@@ -74,8 +75,8 @@ impl Watch {
     }
 
     /// What is stored, as far as it was read.
-    pub(crate) fn into_cluster(self) -> Cluster {
-        self.cluster
+    pub(crate) fn into_snapshot(self) -> Snapshot {
+        self.snapshot
     }
 
     /// The stream as it was when the watch began.

@@ -66,9 +66,9 @@ fn extended_requests(pod: &Pod) -> BTreeMap<String, u64> {
 }
 
 /// A pod as the queue holds it; `None`: it must not be placed yet.
-pub(crate) fn pending(pod: &Pod) -> Option<PendingPod> {
+pub(crate) fn pending(uid: &str, pod: &Pod) -> Option<PendingPod> {
     let gated = !pod.spec.scheduling_gates.is_empty();
-    (!gated).then(|| PendingPod { uid: pod.metadata.uid.clone(), spec: spec(pod) })
+    (!gated).then(|| PendingPod { uid: uid.to_owned(), spec: spec(pod) })
 }
 
 /// What decides where a pod may go.
@@ -245,8 +245,7 @@ pub(crate) fn evict(stored: Option<&Arc<Pod>>, uid: &str, new_uid: String, now: 
         Write::put(name.key(), Record::Pod(Arc::new(new.clone()))),
         put_status(&new, 0, 0, fold::unbound(&new)),
     ];
-    let effects = vec![event, assign_removal(&removal), Effect::Enqueue(Box::new(new))];
-    Plan { writes, effects }
+    Plan { writes, effects: vec![event, assign_removal(&removal)] }
 }
 
 /// The record of what `pod`'s node must remove.

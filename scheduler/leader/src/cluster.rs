@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use crate::kept::{KeptPod, KeptStatus, PodJson, PodTemplate, Templates};
 use crate::record::{NodeRecord, Record, RemovalRecord, StatusRecord};
-use crate::writing::Stored;
 
 const POD_SCHEDULED: &str = "PodScheduled";
 
@@ -55,6 +54,8 @@ pub struct Cluster {
     nodes: BTreeMap<String, Arc<NodeRecord>>,
     /// By node, then UID.
     removals: BTreeMap<String, BTreeMap<String, Arc<RemovalRecord>>>,
+    /// Names whose status speaks of no pod that is there.
+    orphans: BTreeSet<PodName>,
     by_uid: HashMap<Arc<str>, PodName>,
     /// Bound pods.
     by_node: HashMap<String, OnNode>,
@@ -98,19 +99,8 @@ struct OnNode {
 }
 
 impl Cluster {
-    /// Takes in what was read from the store.
-    pub fn take_in(&mut self, key: &str, stored: &Stored) {
-        match stored.value.as_ref().map(|json| Record::from_json(key, json)).transpose() {
-            // The lease, or a kind of a later version.
-            Ok(Some(None)) => {}
-            Ok(record) => self.apply(key, record.flatten(), stored.revision),
-            // A person wrote it: better one object missing than no scheduler.
-            Err(error) => tracing::error!(key, %error, "this key cannot be read and is left alone"),
-        }
-    }
-
     /// Takes in that `key` is `record` (`None`: gone) since `revision`; 0: not even a marker is left of it.
-    pub fn apply(&mut self, key: &str, record: Option<Record>, revision: u64) {
+    pub(crate) fn apply(&mut self, key: &str, record: Option<Record>, revision: u64) {
         let gone = record.is_none();
         self.revision = self.revision.max(revision);
         match (Key::parse(key), record) {
@@ -121,6 +111,7 @@ impl Cluster {
                     self.keep_pod(&name, pod);
                 }
                 self.set_revision(&name, revision, |entry| &mut entry.pod_revision);
+                self.note_orphan(&name);
             }
             (Some(Key::PodStatus { namespace, name }), record) => {
                 let name = self.name(namespace, name);
@@ -130,6 +121,7 @@ impl Cluster {
                 };
                 self.entry_mut(&name).status = status;
                 self.set_revision(&name, revision, |entry| &mut entry.status_revision);
+                self.note_orphan(&name);
             }
             (other, record) => {
                 let before = match revision {
@@ -193,6 +185,14 @@ impl Cluster {
             self.names.remove(name);
         }
         self.purged.remove(&before);
+    }
+
+    fn note_orphan(&mut self, name: &PodName) {
+        if self.entry(name).is_some_and(|entry| entry.status.is_some() && entry.status().is_none()) {
+            self.orphans.insert(name.clone());
+        } else {
+            self.orphans.remove(name);
+        }
     }
 
     fn forget_pod(&mut self, name: &PodName) {
@@ -293,8 +293,7 @@ impl Cluster {
 
     /// Statuses whose pod is gone: garbage, once everything is read.
     pub(crate) fn orphaned_statuses(&self) -> impl Iterator<Item = &PodName> {
-        let orphaned = |entry: &Entry| entry.status.is_some() && entry.status().is_none();
-        self.names.iter().filter(move |name| self.entry(name).is_some_and(orphaned))
+        self.orphans.iter()
     }
 
     /// The node of this name.

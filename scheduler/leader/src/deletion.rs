@@ -36,17 +36,15 @@ pub(crate) fn delete(
         );
         return refuse(Status::failure(409, "Conflict", message));
     }
-    if pod.spec.node_name.is_empty() {
-        return gone(call, name, Effect::Dequeue { uid: uid.clone() });
-    }
-    if !node_known {
-        return gone(call, name, Effect::Release { uid: uid.clone() });
+    if pod.spec.node_name.is_empty() || !node_known {
+        return gone(call, name);
     }
     if request.force {
         let removal = removal_of(pod, 0);
         let entry = Record::Removal(Arc::new(removal.clone()));
-        let mut plan = gone(call, name, assign_removal(&removal));
+        let mut plan = gone(call, name);
         plan.writes.insert(0, Write::put(removal_key(&removal.node, uid), entry));
+        plan.effects.insert(0, assign_removal(&removal));
         return plan;
     }
     let grace = grace_of(pod, request.grace_period_seconds);
@@ -87,9 +85,9 @@ pub(crate) fn purges(name: &PodName) -> Vec<Write> {
     vec![Write::purge(name.key()), Write::purge(name.status_key())]
 }
 
-fn gone(call: CallId, name: &PodName, effect: Effect) -> Plan {
+fn gone(call: CallId, name: &PodName) -> Plan {
     let success = Status::success(format!("pods \"{}\" deleted", name.name));
-    Plan { writes: purges(name), effects: vec![effect, Effect::Answer(call, query::to_json(&success))] }
+    Plan { writes: purges(name), effects: vec![Effect::Answer(call, query::to_json(&success))] }
 }
 
 #[cfg(test)]

@@ -249,8 +249,6 @@ pub(crate) fn plan_update(call: CallId, stored: &Arc<Pod>, asked: &Asked, tolera
             let mut effects = Vec::new();
             if !pod.spec.node_name.is_empty() {
                 effects.push(Effect::Assign(name.clone()));
-            } else if respec {
-                effects.push(Effect::Enqueue(Box::new(pod.clone())));
             }
             effects.push(Effect::AnswerApplied(call, ApplyResult::Configured, name.clone(), asked.detail));
             Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::new(pod)))], effects }

@@ -22,13 +22,13 @@ use crate::events::Recorder;
 use crate::health::Health;
 use crate::input::{Input, Now};
 use crate::intake::Known;
-use crate::kept::KeptPod;
 use crate::lease::LeaseLost;
 use crate::lineage::Lineage;
 use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object, Write};
 use crate::query;
 use crate::random::Random;
+use crate::snapshot::{self, Snapshot};
 use crate::stats::{Facts, Stats};
 use crate::watch::{Outgoing, Shown, Watches};
 use crate::writing::Written;
@@ -57,7 +57,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Start {
     /// All that is stored, up to the write that took the lease.
-    pub cluster: Cluster,
+    pub snapshot: Snapshot,
     /// Its own.
     pub term: Term,
     /// The terms before it, and its own.
@@ -131,14 +131,14 @@ impl Leader {
     /// Begins a term. `control` is the prefix of the subjects that watchers speak to; `seed`
     /// is what UIDs and generated names are made of, and must never have been used before.
     pub fn new(start: Start, control: String, settings: Settings, seed: [u8; 32], now: Now) -> Self {
-        let Start { cluster, term, lineage, remembered } = start;
+        let Start { snapshot: Snapshot { cluster, core }, term, lineage, remembered } = start;
         let mut leader = Self {
             lineage,
             recovery: None,
             taken_stock: HashSet::new(),
             watches: Watches::new(cluster.revision()),
             health: Health::new(now.instant),
-            core: Scheduler::new(settings.scheduling.clone()),
+            core,
             recorder: Recorder::default(),
             events_room: usize::MAX,
             known: Known::default(),
@@ -226,39 +226,14 @@ impl Leader {
         Ok(())
     }
 
-    /// What follows from what was loaded.
+    /// Takes away what a leader before left behind.
     fn begin(&mut self) {
-        for (_, record) in self.cluster.nodes() {
-            self.core.upsert_node(crate::binding::core_node(&record.node));
-        }
-        // Of each template, which many pods share.
-        let mut specs = HashMap::new();
-        for (name, pod) in self.cluster.pods() {
-            let over = self.cluster.kept_status_of(name).is_some_and(|status| status.phase().is_terminal());
-            if !pod.node().is_empty() && !over {
-                let template = pod.template();
-                let spec = specs.entry(Arc::as_ptr(template)).or_insert_with(|| crate::binding::spec(template));
-                self.core.assume(&pod.uid, pod.node(), spec);
-                if pod.is_terminating() {
-                    self.core.set_terminating(&pod.uid);
-                }
-            } else if let Some(pending) = crate::binding::pending(&pod.pod(name)).filter(|_| pod.node().is_empty()) {
-                self.core.enqueue(&pending);
-            }
-        }
-        let removals: Vec<_> = self.cluster.removals().cloned().collect();
-        for removal in removals {
-            if self.cluster.name_of(&removal.uid).is_some() {
-                // Its pod was not replaced after all: that write never came.
-                let object = Object::Removal { node: removal.node.clone(), uid: removal.uid.clone() };
-                self.submit(object, Op::Drop);
-            } else {
-                self.core.assume(&removal.uid, &removal.node, &removal.spec());
-            }
-        }
-        let orphans: Vec<_> = self.cluster.orphaned_statuses().cloned().collect();
-        for name in orphans {
-            self.submit(Object::Pod(name), Op::Drop);
+        // Their pods were not replaced after all: that write never came.
+        let removals = self.cluster.removals().filter(|removal| self.cluster.name_of(&removal.uid).is_some());
+        let removals: Vec<_> = removals.map(|r| Object::Removal { node: r.node.clone(), uid: r.uid.clone() }).collect();
+        let orphans: Vec<_> = self.cluster.orphaned_statuses().cloned().map(Object::Pod).collect();
+        for object in removals.into_iter().chain(orphans) {
+            self.submit(object, Op::Drop);
         }
     }
 
@@ -353,22 +328,18 @@ impl Leader {
         let before = self.shown(object);
         let gone_at = outcome.acked.iter().map(|(_, revision)| *revision).min().unwrap_or(0);
         for (write, revision) in outcome.acked {
-            self.cluster.apply(&write.key, write.record, revision);
+            snapshot::apply(&mut self.cluster, &mut self.core, &write.key, write.record, revision);
         }
         let conflict = outcome.conflict.is_some();
         for (key, record, revision) in outcome.conflict.into_iter().flatten() {
-            self.cluster.apply(&key, record, revision);
+            snapshot::apply(&mut self.cluster, &mut self.core, &key, record, revision);
         }
         self.count_bound(object, before.as_ref());
-        let pod_before = match &before {
-            Some(Shown::Pod(seen)) => Some(Arc::clone(&seen.pod)),
-            _ => None,
-        };
         self.tell_watchers(object, before, gone_at);
         if conflict {
             self.stats.conflicts += 1;
             self.warn_of_conflict(object, &busy.op);
-            self.repair(object, &busy.op, pod_before.as_deref());
+            self.repair(object, &busy.op);
         } else {
             self.carry_out(busy.effects);
         }
@@ -402,27 +373,17 @@ impl Leader {
     }
 
     /// After a foreign write: what was assumed is void, and what is there now counts.
-    fn repair(&mut self, object: &Object, op: &Op, before: Option<&KeptPod>) {
+    fn repair(&mut self, object: &Object, op: &Op) {
         if let Object::Pod(name) = object {
-            let pod = self.cluster.pod(name);
-            // A leader that is dead may have removed or replaced it just now.
-            let is_gone = |before: &&KeptPod| {
-                let stays = pod.as_ref().is_some_and(|pod| *pod.metadata.uid == *before.uid);
-                !stays && self.cluster.removal(before.node(), &before.uid).is_none()
-            };
-            let gone = before.filter(is_gone).map(|before| before.uid.to_string());
-            let void: Vec<_> = op.assumed_uid().into_iter().chain(gone).collect();
-            for uid in &void {
-                self.core.release(uid);
-                self.core.dequeue(uid);
-                self.creating.remove(uid);
+            if let Some(uid) = op.assumed_uid() {
+                self.core.release(&uid);
+                self.core.dequeue(&uid);
+                self.creating.remove(&uid);
+                snapshot::count_pod(&self.cluster, &mut self.core, name, None);
             }
-            match pod {
+            if self.cluster.kept(name).is_none() {
                 // That one may never come to its status.
-                None => self.submit(object.clone(), Op::Drop),
-                Some(_) if void.is_empty() => {}
-                Some(pod) if pod.spec.node_name.is_empty() => self.enqueue(&pod),
-                Some(pod) => self.core.assume(&pod.metadata.uid, &pod.spec.node_name, &crate::binding::spec(&pod)),
+                self.submit(object.clone(), Op::Drop);
             }
         }
         if !matches!(op, Op::Bind { .. } | Op::Unschedulable { .. }) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use podbus_common::api::{ApplyResult, Detail, Status};
-use podbus_common::model::{Event, Pod, Timestamp};
+use podbus_common::model::{Event, Timestamp};
 use podbus_common::proto;
 use podbus_common::subject::Key;
 
@@ -102,13 +102,9 @@ pub(crate) enum Effect {
     PublishScheduled(PodName, Timestamp),
     /// Publishes what the pod's node says of it in this report.
     PublishReported(PodName, Reported),
-    /// What the pod took on its node is free.
+    /// The place that was chosen for the pod is not used.
     Release { uid: String },
-    /// The pod waits for a place no longer.
-    Dequeue { uid: String },
-    /// The pod waits for a place.
-    Enqueue(Box<Pod>),
-    /// The node's record changed: decisions see it.
+    /// The node's record changed: what is not ready makes its pods so.
     NodeChanged { node: String },
     /// Answers a registration that gave the node this agent epoch.
     Registered { call: CallId, node: String },

@@ -53,9 +53,8 @@ pub(crate) fn removal(reported: &Reported) -> Plan {
     if !reported.report.ended {
         return Plan::only(ack);
     }
-    let uid = reported.report.uid.clone();
-    let writes = vec![Write::purge(removal_key(&reported.node, &uid))];
-    Plan { writes, effects: vec![Effect::Release { uid }, ack] }
+    let writes = vec![Write::purge(removal_key(&reported.node, &reported.report.uid))];
+    Plan { writes, effects: vec![ack] }
 }
 
 /// What was asked of a pod, as far as a report of it needs that.
@@ -95,13 +94,9 @@ pub(crate) fn pod(
         return Plan { writes: Vec::new(), effects: events.into_iter().chain([ack]).collect() };
     }
     let folded = fold::fold(pod, report, node_ip, status.map(|status| &status.status), now);
-    let over = report.ended || folded.phase.is_terminal();
     // Written also when it says nothing new: the sequence must be durable before the ack.
     let writes = vec![put_status_of(name, uid, told.0, told.1, folded)];
     let mut plan = Plan { writes, effects: events.into_iter().collect() };
-    if over {
-        plan.effects.push(Effect::Release { uid: report.uid.clone() });
-    }
     if report.ended && being_deleted {
         plan.writes.extend(purges(name));
     }

@@ -7,8 +7,8 @@ use podbus_common::api::Lease;
 use podbus_common::proto::Term;
 use podbus_common::subject::LEASE_KEY;
 use podbus_scheduler_leader::{
-    Candidate, Cluster, Failed, Held, Input, Leader, LeaseLost, Lineage, Message, Next, Now, Object, Output,
-    RENEW_EVERY, Settings, Start, Step, Stored, TICK_EVERY, Writing,
+    Candidate, Failed, Held, Input, Leader, LeaseLost, Lineage, Message, Next, Now, Object, Output, RENEW_EVERY,
+    Settings, Snapshot, Start, Step, Stored, TICK_EVERY, Writing,
 };
 
 use crate::clock::{Clock, ms};
@@ -425,9 +425,9 @@ impl World {
         let at = self.now;
         let process = &mut self.schedulers[scheduler];
         let Some(held) = &process.held else { return };
-        let mut cluster = Cluster::default();
+        let mut snapshot = Snapshot::new(podbus_scheduler_core::Config::default());
         for (key, stored) in all {
-            cluster.take_in(key, stored);
+            snapshot.take_in(key, stored);
         }
         let term = Term { epoch: held.record.epoch, nonce: held.record.nonce.clone() };
         let settings =
@@ -435,7 +435,7 @@ impl World {
         let control = format!("control.{scheduler}");
         let seed = process.dice.seed();
         let lineage = Lineage::new(held.record.terms.clone(), held.revision);
-        let start = Start { cluster, term, lineage, remembered: None };
+        let start = Start { snapshot, term, lineage, remembered: None };
         let mut leader = Leader::new(start, control, settings, seed, process.now(at));
         let outputs = leader.outputs();
         process.state = State::Leads(Box::new(leader));

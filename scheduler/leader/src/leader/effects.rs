@@ -11,7 +11,7 @@ use crate::cluster::PodName;
 use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object};
 use crate::status::Reported;
-use crate::{binding, events, intake, nodes, query, sync};
+use crate::{events, intake, nodes, query, sync};
 
 impl Leader {
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -54,8 +54,6 @@ impl Leader {
                 }
             }
             Effect::Release { uid } => self.core.release(&uid),
-            Effect::Dequeue { uid } => self.core.dequeue(&uid),
-            Effect::Enqueue(pod) => self.enqueue(&pod),
             Effect::NodeChanged { node } => self.node_changed(&node),
             Effect::Registered { call, node } => self.answer_registration(call, &node),
         }
@@ -96,9 +94,6 @@ impl Leader {
     fn assign(&mut self, name: &PodName) {
         let Some(pod) = self.cluster.kept(name).cloned() else { return };
         self.creating.remove(&*pod.uid);
-        if pod.is_terminating() {
-            self.core.set_terminating(&pod.uid);
-        }
         let assigned = vec![sync::assigned(name, &pod, self.cluster.pod_revision(name))];
         self.send_assignment(pod.node(), Assignment { assigned, ..Default::default() });
     }
@@ -128,9 +123,7 @@ impl Leader {
     }
 
     fn node_changed(&mut self, node: &str) {
-        let Some(record) = self.cluster.node(node).cloned() else { return };
-        self.core.upsert_node(binding::core_node(&record.node));
-        if nodes::is_ready(&record.node) {
+        if self.cluster.node(node).is_none_or(|record| nodes::is_ready(&record.node)) {
             return;
         }
         let names: Vec<_> = self.cluster.pods_on(node).map(|(name, _)| name.clone()).collect();

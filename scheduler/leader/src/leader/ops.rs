@@ -165,7 +165,7 @@ impl Leader {
 
     /// Places a new pod at once where that is possible; otherwise says why it must wait.
     fn place(&mut self, pod: &mut Pod) -> Option<Unplaced> {
-        self.core.enqueue(&binding::pending(pod)?);
+        self.core.enqueue(&binding::pending(&pod.metadata.uid, pod)?);
         let mut unplaced = None;
         while self.core.active_len() > 0 {
             for decision in self.core.schedule(usize::MAX, self.now_ms()) {
@@ -188,13 +188,6 @@ impl Leader {
             }
         }
         unplaced
-    }
-
-    /// Puts a pod into the queue, unless it must not be placed yet.
-    pub(super) fn enqueue(&mut self, pod: &Pod) {
-        if let Some(pending) = binding::pending(pod) {
-            self.core.enqueue(&pending);
-        }
     }
 
     fn submit_victims(&mut self, victims: Vec<String>, by: &str) {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use podbus_common::model::EventType;
 use podbus_common::proto::{HeldPod, Mark, SyncReply};
-use podbus_scheduler_core::Scheduler;
 
 use super::Leader;
 use super::ops::Op;
@@ -164,7 +163,6 @@ impl Leader {
         let message = summary(&recovery, &silent);
         tracing::warn!("{message}");
         self.publish(events::of_store(EventType::Warning, "StoreRebuilt", message, self.now.wall));
-        self.core = Scheduler::new(self.settings.scheduling.clone());
         self.health.listen_anew(self.now.instant);
         self.begin();
     }

@@ -7,8 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::nodes;
-use crate::record::{Record, StatusRecord};
-use crate::writing::{Failed, Step, Writing};
+use crate::writing::{Failed, Step, Stored, Writing};
 
 /// A leader, its clock, and a store that takes all.
 struct Scene {
@@ -23,14 +22,14 @@ struct Scene {
 
 impl Scene {
     fn with_node() -> Self {
-        Self::with_node_and(Cluster::default())
+        Self::with_node_and(Snapshot::default())
     }
 
-    fn with_node_and(cluster: Cluster) -> Self {
+    fn with_node_and(snapshot: Snapshot) -> Self {
         let now = Instant::now();
         let term = Term { epoch: 1, nonce: "n".into() };
         let lineage = Lineage::new(vec![LeaseTerm { epoch: 1, nonce: "n".into(), revision: 0, cold: true }], 1);
-        let start = Start { cluster, term, lineage, remembered: None };
+        let start = Start { snapshot, term, lineage, remembered: None };
         let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
         let leader = Leader::new(start, "control".into(), settings, [7; 32], at(now));
         let mut scene = Self { leader, now, revision: 1, purged: Vec::new(), events: Vec::new() };
@@ -111,12 +110,11 @@ fn the_place_of_a_pod_that_a_dead_leader_removed_late_is_free_and_its_status_goe
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": name, "uid": uid},
             "spec": {"nodeName": node, "containers": [container]}})
     };
-    let mut cluster = Cluster::default();
-    let old: Record = Record::Pod(Arc::new(serde_json::from_value(pod("old", "u", "node-1")).unwrap()));
-    cluster.apply("pods.default.old", Some(old), 1);
-    let status = StatusRecord { uid: "u".into(), sequence: 1, ..Default::default() };
-    cluster.apply("podstatus.default.old", Some(Record::Status(Arc::new(status))), 1);
-    let mut scene = Scene::with_node_and(cluster);
+    let mut snapshot = Snapshot::default();
+    let stored = |json: serde_json::Value| Stored { revision: 1, value: Some(json.to_string().into()), epoch: 1 };
+    snapshot.take_in("pods.default.old", &stored(pod("old", "u", "node-1")));
+    snapshot.take_in("podstatus.default.old", &stored(json!({"uid": "u", "sequence": 1})));
+    let mut scene = Scene::with_node_and(snapshot);
     let call = |call, verb: &str, request: serde_json::Value| Input::Call {
         call,
         subject: format!("podbus.api.v1.default.pods.{verb}"),

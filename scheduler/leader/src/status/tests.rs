@@ -98,7 +98,6 @@ fn what_ended_is_purged_intent_first_and_acked_last_even_when_it_is_said_again()
         let expected = [("podstatus.default.web", true), ("pods.default.web", false), ("podstatus.default.web", false)];
         assert_eq!(keys, expected);
         assert!(matches!(plan.effects.last(), Some(Effect::Ack(..))));
-        assert!(plan.effects.contains(&Effect::Release { uid: "u".into() }));
     }
 }
 
