@@ -15,8 +15,10 @@ SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Root keeps your cargo, rustup and PATH, so that it runs the same toolchain as you.
 KEEP    := PATH,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR,NATS_SERVER
 AS_ROOT := $(if $(SUDO),$(SUDO) --preserve-env=$(KEEP) env)
-# Static, so that the one file runs in any container. In RUSTFLAGS the flag would break procedural macros.
+# Static, so that the one file runs in any container. In RUSTFLAGS the flag would break procedural macros, unless cargo
+# is told the target: benchmarks, whose binary cargo builds beside them, measure what users run.
 STATIC  := -Ctarget-feature=+crt-static
+BENCH    = RUSTFLAGS=$(STATIC) cargo bench --locked --profile dist --target $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: help
 help: ## List what make can do
@@ -148,8 +150,8 @@ bench: bench-e2e bench-sandbox bench-scheduler ## Run all benchmarks: tables her
 .PHONY: bench-e2e
 bench-e2e: setup $(IMAGE) ## Measure the path from apply to Running
 	@echo "==> building with fat LTO and measuring$(if $(SUDO), (as root, through sudo))"
-	@cargo bench --locked --profile dist -p podbus-cli --bench e2e --no-run
-	@$(AS_ROOT) cargo bench --locked --profile dist -p podbus-cli --bench e2e
+	@$(BENCH) -p podbus-cli --bench e2e --no-run
+	@$(AS_ROOT) $(BENCH) -p podbus-cli --bench e2e
 	$(if $(SUDO),@$(SUDO) chown -R "$$(id -u):$$(id -g)" target)
 
 # What is measured beside ours. Without them its column stays empty.
@@ -159,16 +161,16 @@ BENCH_PACKAGES := containerd:containerd runc:runc containernetworking-plugins:
 bench-sandbox: setup ## Measure the container runtime beside containerd
 	@$(call install,$(BENCH_PACKAGES))
 	@echo "==> building with fat LTO and measuring$(if $(SUDO), (as root, through sudo))"
-	@cargo bench --locked --profile dist -p podbus-cli --bench sandbox --no-run
-	@$(AS_ROOT) cargo bench --locked --profile dist -p podbus-cli --bench sandbox
+	@$(BENCH) -p podbus-cli --bench sandbox --no-run
+	@$(AS_ROOT) $(BENCH) -p podbus-cli --bench sandbox
 	$(if $(SUDO),@$(SUDO) chown -R "$$(id -u):$$(id -g)" target)
 
 .PHONY: bench-scheduler
 bench-scheduler: setup ## Measure the scheduler: its core, and end to end on simulated nodes
 	@echo "==> building with fat LTO and measuring"
-	@cargo bench --locked --profile dist -p podbus-scheduler-core --bench core
-	@cargo bench --locked --profile dist -p podbus-scheduler-leader --bench leader
-	@cargo bench --locked --profile dist -p podbus-cli --bench scheduler
+	@$(BENCH) -p podbus-scheduler-core --bench core
+	@$(BENCH) -p podbus-scheduler-leader --bench leader
+	@$(BENCH) -p podbus-cli --bench scheduler
 
 .PHONY: bench-durability
 bench-durability: check-cargo ## Measure what replicas and sync_interval cost (NATS_SERVERS=/a/nats-server,/b/nats-server)

@@ -86,9 +86,10 @@ fn short(value: f64) -> String {
     if value.abs() < 1.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 
-/// `target/`, from the place of cargo's directory for temporary files in it.
+/// `target/`, which cargo tags, from the place of its directory for temporary files in it or in `target/<triple>/`.
 fn target_directory() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().map_or_else(|| "target".into(), Path::to_owned)
+    let tagged = Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().find(|it| it.join("CACHEDIR.TAG").exists());
+    tagged.map_or_else(|| "target".into(), Path::to_owned)
 }
 
 /// Builds the image that all benchmarks run.

@@ -2,7 +2,8 @@
 //!
 //! Both serve the same CRI client, one after the other, each started here with a state of its own, on the same image.
 //! Prints a table and writes `target/bench/sandbox.json`, a list of `{name, unit, podbus, peer, peer_value, ratio}`.
-//! `-- --cycles N` sets how many pods come and go in the last part, `--samples N` how often each call is measured.
+//! `-- --cycles N` sets how many pods come and go in the last part, `--samples N` how often each call is measured;
+//! with `--alone` the peer is left out.
 
 mod client;
 #[path = "../../containerd.rs"]
@@ -43,11 +44,12 @@ const AT_ONCE: usize = 4;
 
 fn main() -> anyhow::Result<()> {
     // `cargo test --benches` only wants to know that it builds.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !has_flag("--bench") {
         return Ok(());
     }
     ensure!(nix::unistd::geteuid().is_root(), "the benchmark makes namespaces: run `make bench-sandbox`");
     let (samples, cycles) = (option("--samples", SAMPLES)?, option("--cycles", CYCLES)?);
+    runtimes::remove_leftovers()?;
     let archive = busybox_archive()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let table = runtime.block_on(async {
@@ -68,6 +70,10 @@ async fn interrupted() -> anyhow::Result<Table> {
         _ = interrupt.recv() => {}
     }
     anyhow::bail!("interrupted")
+}
+
+fn has_flag(name: &str) -> bool {
+    std::env::args().any(|argument| argument == name)
 }
 
 fn option(name: &str, default: usize) -> anyhow::Result<usize> {
@@ -94,7 +100,8 @@ struct Lives {
 }
 
 async fn measure(archive: &Path, samples: usize, cycles: usize) -> anyhow::Result<Table> {
-    let peer = match Runtime::containerd(archive).await? {
+    let peer = if has_flag("--alone") { None } else { Runtime::containerd(archive).await? };
+    let peer = match peer {
         Some(runtime) => {
             let figures = figures(&runtime, samples).await.context("containerd");
             runtime.end().await?;

@@ -15,6 +15,10 @@ use super::report::path;
 use super::{containerd, footprint};
 
 const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
+/// How the directory of a runtime begins; the benchmark's process id follows.
+const DIRECTORY: &str = "podbus-bench-";
+/// In it, the name of its cgroup.
+const CGROUP: &str = "cgroup";
 
 /// A running runtime. Dropping it ends it, its pods with it.
 pub(crate) struct Runtime {
@@ -40,6 +44,7 @@ struct Daemon {
 impl Daemon {
     /// Starts one that dies with the calling thread.
     fn start(directory: tempfile::TempDir, cgroup: String, program: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        std::fs::write(directory.path().join(CGROUP), &cgroup)?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]);
         command.args(["--mount-proc", "sh", "-ec", SCRIPT, program]).args(arguments);
@@ -75,7 +80,7 @@ impl Drop for Daemon {
 impl Runtime {
     /// Starts our daemon with so many network namespaces made in advance.
     pub(crate) async fn podbus(archive: &Path, warm_networks: usize) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("podbus-bench-").tempdir()?;
+        let directory = new_directory()?;
         let instance = format!("b{:07x}", std::process::id() & 0xfff_ffff);
         let (state, socket) = (directory.path().join("state"), directory.path().join("s"));
         let warm = warm_networks.to_string();
@@ -103,7 +108,7 @@ impl Runtime {
 
     /// Starts containerd, where it, runc and CNI's plugins are installed.
     pub(crate) async fn containerd(archive: &Path) -> anyhow::Result<Option<Self>> {
-        let directory = tempfile::Builder::new().prefix("podbus-bench-peer-").tempdir()?;
+        let directory = new_directory()?;
         let [program, arguments @ ..] = match containerd::configure(directory.path(), "bench0", "10.97.0.0/16") {
             Ok(command) => command,
             Err(error) => {
@@ -149,6 +154,28 @@ impl Runtime {
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         self.client.remove_everything().await
     }
+}
+
+fn new_directory() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix(&format!("{DIRECTORY}{}-", std::process::id())).tempdir()
+}
+
+/// Removes what benchmarks left that were killed.
+pub(crate) fn remove_leftovers() -> std::io::Result<()> {
+    for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY)?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_none_or(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            continue;
+        }
+        // A name that was not written whole would be that of all cgroups.
+        let cgroup = std::fs::read_to_string(entry.path().join(CGROUP)).unwrap_or_default();
+        if cgroup.starts_with("podbus-") {
+            remove_cgroups(&cgroup);
+        }
+        std::fs::remove_dir_all(entry.path())?;
+    }
+    Ok(())
 }
 
 fn remove_cgroups(name: &str) {
