@@ -101,6 +101,21 @@ fn a_pod_has_loopback_an_address_and_a_way_out() {
 }
 
 #[test]
+fn a_node_that_forwards_ipv6_goes_on_believing_routers_where_it_did_and_nowhere_else() {
+    in_namespace(|| {
+        let path = |link: &str| format!("/proc/sys/net/ipv6/conf/{link}/accept_ra");
+        for (link, value) in [("uplink", "1"), ("strict", "0")] {
+            run("ip", &["link", "add", link, "type", "veth"]);
+            std::fs::write(path(link), value).unwrap();
+        }
+        let ranges: network::Ranges = "10.73.0.0/24,fd00:73::/64".parse().unwrap();
+        let _network = Network::open("t9", ranges, &[]).unwrap();
+        let found = ["uplink", "strict", "default"].map(|link| std::fs::read_to_string(path(link)).unwrap());
+        assert_eq!(found, ["2\n", "0\n", "1\n"]);
+    });
+}
+
+#[test]
 fn pods_reach_each_other_as_themselves() {
     in_namespace(|| {
         let network = Network::open("t2", cidr("10.72.0.0/24"), &[]).unwrap();

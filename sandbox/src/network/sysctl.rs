@@ -17,9 +17,13 @@ fn forward(path: &str) {
     }
 }
 
-/// A node that forwards stops believing router advertisements, and would lose its own way out: 2 says to go on.
+/// A node that forwards stops believing router advertisements, and would lose its own way out: 2 says to go on. Links
+/// that come later, such as the bridges of others, believe nobody: what `default` says stays.
 fn keep_router_advertisements() {
     for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+        if ["all", "default"].iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
         let path = entry.path().join("accept_ra");
         if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1")
             && let Err(error) = std::fs::write(&path, "2")
