@@ -95,7 +95,7 @@ pub fn make_node_in(root: &Fd, path: &[u8], mode: u32, device: u64) -> Result<Fd
 }
 
 /// Makes `name` in `parent` and opens it; a dangling link of that name is refused, not followed.
-fn make(parent: &Fd, name: &CStr, leaf: Leaf) -> Result<Fd> {
+pub fn make(parent: &Fd, name: &CStr, leaf: Leaf) -> Result<Fd> {
     if name == c".." {
         return Err(Errno::NOENT);
     }

@@ -68,8 +68,9 @@ pub(crate) fn seal(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
     for field in plan.all(tag::READONLY_PATH) {
         skip_missing(make_readonly(root, field.bytes())).at_path("make read-only", field.bytes())?;
     }
+    let mut empty = None;
     for field in plan.all(tag::MASKED_PATH) {
-        skip_missing(mask(root, field.bytes())).at_path("mask", field.bytes())?;
+        skip_missing(mask(root, field.bytes(), &mut empty)).at_path("mask", field.bytes())?;
     }
     Ok(())
 }
@@ -124,19 +125,22 @@ fn overlay_of_links(plan: Plan<'_>, upper: &CStr, work: &CStr, nodev: u64) -> Re
     namespace::chdir(c"/")
 }
 
-fn mount_at(root: &Fd, target: &[u8], mounted: Result<Fd>) -> Outcome<()> {
+/// Attaches a mount and returns it.
+fn mount_at(root: &Fd, target: &[u8], mounted: Result<Fd>) -> Outcome<Fd> {
     let mounted = mounted.at_path("make the file system of", target)?;
     let place = path::open_or_make_in(root, target, Leaf::Directory).at_path("make the mount point", target)?;
-    mount::attach(&mounted, &place).at_path("mount", target)
+    mount::attach(&mounted, &place).at_path("mount", target)?;
+    Ok(mounted)
 }
 
 /// As [`mount_at`] for a place that the image has no say in: it may only ship an ordinary directory there
 /// (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579).
-fn mount_on_real(root: &Fd, name: &CStr, mounted: Result<Fd>) -> Outcome<()> {
+fn mount_on_real(root: &Fd, name: &CStr, mounted: Result<Fd>) -> Outcome<Fd> {
     let mounted = mounted.at_path("make the file system of", name.to_bytes())?;
     let place = path::open_or_make_real_directory(root, name)
         .at_path("use, since it must be an ordinary directory in the image,", name.to_bytes())?;
-    mount::attach(&mounted, &place).at_path("mount", name.to_bytes())
+    mount::attach(&mounted, &place).at_path("mount", name.to_bytes())?;
+    Ok(mounted)
 }
 
 /// `/proc`, `/sys` and the cgroups.
@@ -148,18 +152,16 @@ fn mount_kernel_views(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
     mount_on_real(root, c"sys", mount::new(c"sysfs", &[], sys))?;
     let mut views = plan.all(tag::CGROUP_VIEW).peekable();
     if views.peek().is_none() {
-        return mount_at(root, b"sys/fs/cgroup", mount::new(c"cgroup2", &[], sys));
+        return mount_at(root, b"sys/fs/cgroup", mount::new(c"cgroup2", &[], sys)).map(drop);
     }
     let tree = mount::new(c"tmpfs", &[(c"mode", c"755"), (c"size", c"64k")], locked);
-    mount_at(root, b"sys/fs/cgroup", tree)?;
+    let tree = mount_at(root, b"sys/fs/cgroup", tree)?;
     for view in views {
         let name = view.cstr().at("read the plan")?;
-        let tree = path::open_in(root, b"sys/fs/cgroup").at("open /sys/fs/cgroup")?;
-        let place = path::open_or_make_in(&tree, view.bytes(), Leaf::Directory).at("make /sys/fs/cgroup")?;
+        let place = path::make(&tree, name, Leaf::Directory).at("make /sys/fs/cgroup")?;
         let mounted = mount::new(c"cgroup", &[(name, c"")], sys).at_path("mount the cgroup", view.bytes())?;
         mount::attach(&mounted, &place).at_path("mount the cgroup", view.bytes())?;
     }
-    let tree = path::open_in(root, b"sys/fs/cgroup").at("open /sys/fs/cgroup")?;
     mount::set(tree.raw(), sys, None, false).at("make /sys/fs/cgroup read-only")
 }
 
@@ -168,13 +170,11 @@ fn mount_devices(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
     let options = [(c"mode", c"755"), (c"size", c"65536k")];
     let privileged = plan.number(tag::PRIVILEGED, 0) != 0;
     let nodev = if privileged { 0 } else { NODEV };
-    mount_on_real(root, c"dev", mount::new(c"tmpfs", &options, NOSUID | nodev | STRICTATIME))?;
-    let dev = path::open_in(root, b"dev").at("open /dev")?;
-    for (source, _, _) in DEVICES {
-        let name = source.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or(b"");
-        let place = path::open_or_make_in(&dev, name, Leaf::File).at_path("make the device", name)?;
-        let device = mount::copy(file::CWD, source, false).at_path("find the device", name)?;
-        mount::attach(&device, &place).at_path("mount the device", name)?;
+    let dev = mount_on_real(root, c"dev", mount::new(c"tmpfs", &options, NOSUID | nodev | STRICTATIME))?;
+    for (source, name, _, _) in DEVICES {
+        let place = path::make(&dev, name, Leaf::File).at_path("make the device", name.to_bytes())?;
+        let device = mount::copy(file::CWD, source, false).at_path("find the device", name.to_bytes())?;
+        mount::attach(&device, &place).at_path("mount the device", name.to_bytes())?;
     }
     let options = [(c"mode", c"0620"), (c"ptmxmode", c"0666"), (c"gid", c"5")];
     mount_at(root, b"dev/pts", mount::new(c"devpts", &options, NOSUID | NOEXEC))?;
@@ -215,15 +215,21 @@ fn make_readonly(root: &Fd, path: &[u8]) -> Result<()> {
     mount::attach(&copy, &place)
 }
 
-fn mask(root: &Fd, path: &[u8]) -> Result<()> {
+/// Covers what is there: a file with /dev/null, and directories with one that is `empty`, the same for all.
+fn mask(root: &Fd, path: &[u8], empty: &mut Option<Fd>) -> Result<()> {
     let place = path::open_in(root, path)?;
-    let cover = if file::is_dir(file::mode(place.raw())?) {
-        mount::new(c"tmpfs", &[(c"nr_blocks", c"1"), (c"nr_inodes", c"1")], RDONLY | NOSUID | NODEV | NOEXEC)?
-    } else {
+    if !file::is_dir(file::mode(place.raw())?) {
         let null = path::open_in(root, b"dev/null")?;
-        mount::copy(null.raw(), c"", false)?
-    };
-    mount::attach(&cover, &place)
+        return mount::attach(&mount::copy(null.raw(), c"", false)?, &place);
+    }
+    if let Some(empty) = empty {
+        return mount::attach(&mount::copy(empty.raw(), c"", false)?, &place);
+    }
+    let options = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1")];
+    let cover = mount::new(c"tmpfs", &options, RDONLY | NOSUID | NODEV | NOEXEC)?;
+    mount::attach(&cover, &place)?;
+    *empty = Some(cover);
+    Ok(())
 }
 
 fn skip_missing(result: Result<()>) -> Result<()> {

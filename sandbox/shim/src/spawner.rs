@@ -56,7 +56,7 @@ fn prepare(state_dir: &CStr) -> Result<()> {
     mount::pivot_here()?;
     attach(c"/mnt/proc", &mount::new(c"proc", &[], mount::NOSUID | mount::NODEV | mount::NOEXEC)?)?;
     attach(c"/mnt/dev", &mount::new(c"tmpfs", &[(c"mode", c"755")], mount::NOSUID | mount::NOEXEC)?)?;
-    for (path, major, minor) in DEVICES {
+    for (path, _, major, minor) in DEVICES {
         file::mknod(file::CWD, path, libc::S_IFCHR | 0o666, file::device(major, minor))?;
     }
     let null = file::open(file::CWD, c"/mnt/dev/null", libc::O_RDWR, 0)?;
@@ -81,14 +81,14 @@ fn empty_mounts(single: SingleThread) -> Result<Fd> {
     fds.take(0)
 }
 
-/// The device files of every container, as the spawner keeps them.
-pub(crate) const DEVICES: [(&CStr, u32, u32); 6] = [
-    (c"/mnt/dev/null", 1, 3),
-    (c"/mnt/dev/zero", 1, 5),
-    (c"/mnt/dev/full", 1, 7),
-    (c"/mnt/dev/random", 1, 8),
-    (c"/mnt/dev/urandom", 1, 9),
-    (c"/mnt/dev/tty", 5, 0),
+/// The device files of every container, as the spawner keeps them, and by name.
+pub(crate) const DEVICES: [(&CStr, &CStr, u32, u32); 6] = [
+    (c"/mnt/dev/null", c"null", 1, 3),
+    (c"/mnt/dev/zero", c"zero", 1, 5),
+    (c"/mnt/dev/full", c"full", 1, 7),
+    (c"/mnt/dev/random", c"random", 1, 8),
+    (c"/mnt/dev/urandom", c"urandom", 1, 9),
+    (c"/mnt/dev/tty", c"tty", 5, 0),
 ];
 
 fn attach(path: &CStr, mount: &Fd) -> Result<()> {

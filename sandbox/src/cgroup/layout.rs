@@ -105,7 +105,12 @@ impl Layout {
             tracing::info!(%error, "the v2 tree cannot be used, containers are killed by the freezer");
             self.v2 = None;
         }
-        for needed in ["devices", "freezer"] {
+        let has_kill = self.v2(root).is_some_and(|dir| dir.join("cgroup.kill").exists());
+        if has_kill {
+            // Each hierarchy costs every start, and this one is for nothing but killing.
+            self.v1.retain(|it| it.controllers != ["freezer"]);
+        }
+        for needed in if has_kill { &["devices"][..] } else { &["devices", "freezer"] } {
             if !self.v1.iter().any(|it| it.has(needed)) {
                 let text = format!(
                     "no cgroup hierarchy with the {needed} controller that can be written: containers would not be confined"
