@@ -102,9 +102,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     // The shims' root is this directory: all paths in it have to be the real ones.
     let state_dir = std::fs::canonicalize(&args.state_dir).context("cannot resolve the state directory")?;
     let _lock = lock(&state_dir)?;
-    let _dynmods = favor_dynmods();
+    let dynmods = favor_dynmods();
     let store = Store::open_with(&state_dir.join("images"), args.images.settings()?)?;
-    let runtime = start_runtime(&args, &state_dir, store.clone()).await?;
+    let runtime = start_runtime(&args, &state_dir, store.clone(), dynmods.is_some()).await?;
     let sweeping = store.clone();
     tokio::task::spawn_blocking(move || sweeping.sweep()).await?.context("cannot sweep the image store")?;
     tokio::spawn(image::collect::keep(store.clone()));
@@ -151,7 +151,12 @@ fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
 }
 
 /// Opens all that pods are made of, and takes over those that run.
-async fn start_runtime(args: &Args, state_dir: &Path, store: Store) -> anyhow::Result<Arc<Runtime>> {
+async fn start_runtime(
+    args: &Args,
+    state_dir: &Path,
+    store: Store,
+    makes_pause_ahead: bool,
+) -> anyhow::Result<Arc<Runtime>> {
     std::fs::create_dir_all(crate::runtime::sandboxes_dir(state_dir))?;
     let handlers = args.handlers.as_deref().map_or_else(|| Ok(Handlers::default()), Handlers::read)?;
     let cgroups = Cgroups::open(&args.instance).context("cannot use cgroups")?;
@@ -172,9 +177,9 @@ async fn start_runtime(args: &Args, state_dir: &Path, store: Store) -> anyhow::R
         store,
         cgroups,
         network,
-        warm_networks: if cni.is_on() { 0 } else { args.warm_networks },
+        spares: args.warm_networks,
+        makes_pause_ahead,
         cni,
-        warm_shims: args.warm_networks,
         spawner,
         handlers,
         run_dir,

@@ -7,19 +7,20 @@ use crate::process::Invalid;
 /// The highest group that the kernel takes in `ping_group_range`.
 pub(crate) const GROUP_MAX: u32 = i32::MAX.cast_unsigned();
 
-/// `path=value`, the path beneath `/proc/sys`. In a pod with a network of its own any user may take low ports and ping,
-/// up to the pod's highest group `group_max`.
-pub(crate) fn assignments(
+/// What a pod with a network of its own begins with: any user may take low ports and ping, up to the pod's highest group
+/// `group_max`. `path=value`, the path beneath `/proc/sys`.
+pub(crate) fn defaults(group_max: u32) -> [String; 2] {
+    let groups = format!("net/ipv4/ping_group_range=0 {}", group_max.min(GROUP_MAX));
+    ["net/ipv4/ip_unprivileged_port_start=0".to_owned(), groups]
+}
+
+/// What a pod asks for, as [`defaults`] has it.
+pub(crate) fn requested(
     requested: &HashMap<String, String>,
     own_net: bool,
     own_ipc: bool,
-    group_max: u32,
 ) -> Result<Vec<String>, Invalid> {
     let mut list: Vec<String> = Vec::new();
-    if own_net {
-        list.push("net/ipv4/ip_unprivileged_port_start=0".to_owned());
-        list.push(format!("net/ipv4/ping_group_range=0 {}", group_max.min(GROUP_MAX)));
-    }
     let mut names: Vec<_> = requested.iter().collect();
     names.sort();
     for (name, value) in names {
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn only_sysctls_of_the_pods_own_namespaces_are_taken() {
         let ask = |name: &str, own_net| {
-            assignments(&HashMap::from([(name.to_owned(), "1".to_owned())]), own_net, true, GROUP_MAX)
+            requested(&HashMap::from([(name.to_owned(), "1".to_owned())]), own_net, true)
                 .map(|list| list.last().cloned())
         };
         assert_eq!(ask("net.ipv4.tcp_syncookies", true), Ok(Some("net/ipv4/tcp_syncookies=1".into())));

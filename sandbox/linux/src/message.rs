@@ -39,8 +39,8 @@ pub mod kind {
     pub const CLOSE_STDIN: u32 = 10;
     /// To the shim: make a stream socket of address family `a` in the pod's network; the answer carries it.
     pub const SOCKET: u32 = 11;
-    /// To the shim, before SETUP: make the namespaces of the plan, and what is in them, for a pod that nobody has asked
-    /// for yet.
+    /// To the shim, before SETUP: make the namespaces of the plan, what is in them, and pause, where the plan has it, for
+    /// a pod that nobody has asked for yet.
     pub const PREPARE: u32 = 13;
     /// To the shim, before SETUP: make a user namespace with the ids of the plan, and in it the pod's other namespaces;
     /// the answer carries it and the network namespace. Later: the answer carries it again.

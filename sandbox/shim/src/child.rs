@@ -45,6 +45,34 @@ pub(crate) fn join_cgroups(plan: Plan<'_>, fds: &Fds) -> Outcome<()> {
     Ok(())
 }
 
+/// Puts the child `pid`, which is not reaped, where it would have been born.
+pub(crate) fn put_into_cgroups(plan: Plan<'_>, fds: &Fds, pid: i32) -> Outcome<()> {
+    const STEP: &str = "put pause into its cgroup";
+    let mut digits = [0; 10];
+    let pid = decimal(pid.unsigned_abs(), &mut digits);
+    for field in plan.all(tag::FD_CGROUP) {
+        let procs = field.index().and_then(|index| fds.get(index)).at("read the plan")?;
+        file::write(procs.raw(), pid).at(STEP)?;
+    }
+    if let Some(field) = plan.first(tag::FD_CGROUP_BIRTH) {
+        let dir = field.index().and_then(|index| fds.get(index)).at("read the plan")?;
+        file::write_to(dir.raw(), c"cgroup.procs", pid).at(STEP)?;
+    }
+    Ok(())
+}
+
+fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            return &digits[start..];
+        }
+    }
+}
+
 /// Writes `oom_score_adj`. To lower it takes CAP_SYS_RESOURCE: without, the daemon has warned, and it stays.
 pub(crate) fn set_oom_score(plan: Plan<'_>) -> Outcome<()> {
     let Some(field) = plan.first(tag::OOM_SCORE) else { return Ok(()) };
@@ -108,9 +136,7 @@ pub(crate) fn run_exec(plan: Plan<'_>, standard: Option<&Standard<'_>>, shim: &F
 pub(crate) fn run_pause(plan: Plan<'_>, program: &Fd, empty: Option<&Fd>) -> Failure {
     let prepared = (|| {
         // In the pod's namespaces, and as its root: those of a user namespace belong to nobody of the node.
-        for field in plan.all(tag::SYSCTL) {
-            set_sysctl(field.bytes()).at_path("set the sysctl", field.bytes())?;
-        }
+        set_sysctls(plan)?;
         match empty {
             Some(empty) => namespace::join(empty.raw(), namespace::MOUNT),
             None => rootfs::enter_empty(),
@@ -134,6 +160,11 @@ pub(crate) fn run_pause(plan: Plan<'_>, program: &Fd, empty: Option<&Fd>) -> Fai
         }
         Err(failure) => failure,
     }
+}
+
+/// Sets those of the plan in the namespaces of the calling process.
+pub(crate) fn set_sysctls(plan: Plan<'_>) -> Outcome<()> {
+    plan.all(tag::SYSCTL).try_for_each(|field| set_sysctl(field.bytes()).at_path("set the sysctl", field.bytes()))
 }
 
 /// `path=value` beneath `/proc/sys`.

@@ -62,7 +62,8 @@ impl Exec {
     }
 }
 
-fn take(plan: Plan<'_>, fds: &mut Fds, tag: u16) -> Option<Fd> {
+/// The descriptor that a field of the plan names.
+pub(crate) fn take(plan: Plan<'_>, fds: &mut Fds, tag: u16) -> Option<Fd> {
     let index = plan.first(tag)?.index().ok()?;
     fds.take(index).ok()
 }

@@ -102,8 +102,9 @@ impl Cgroups {
         self.open_door(path)
     }
 
-    /// Makes the cgroup of a pod, and beneath it what pause, named `name`, joins. On v1 pause sits in the pod's, but in
-    /// the tree that it is killed by: each directory costs the start of every pod.
+    /// Makes the cgroup of a pod, and beneath it what pause, named `name`, joins. On v1 that is the tree that it is
+    /// killed by, and for all else it counts as its shim: it uses next to nothing, and each hierarchy that it joined
+    /// would cost the start of every pod.
     pub(crate) fn create_for_pause(&self, pod: &str, name: &str) -> Result<Door, CgroupError> {
         if self.layout.is_v2() {
             return self.create(&format!("{pod}/{name}"), &Limits::pause());
@@ -111,7 +112,7 @@ impl Cgroups {
         for dir in self.layout.dirs(pod) {
             std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
         }
-        self.open_exec_door(pod, name)
+        self.make_leaf(pod, name)
     }
 
     /// Makes the cgroup in the hierarchies that only these limits need. One without CPUs or memory nodes takes no
@@ -184,16 +185,23 @@ impl Cgroups {
 
     /// Opens a cgroup beneath `path` for one more process of a container: what is in it is killed together.
     pub(crate) fn open_exec_door(&self, path: &str, name: &str) -> Result<Door, CgroupError> {
+        let leaf = self.make_leaf(path, name)?;
         let mut door = self.open_v1(path)?;
+        door.procs.extend(leaf.procs); // where they are joined in this order, the last one of a hierarchy counts
+        Ok(Door { procs: door.procs, ..leaf })
+    }
+
+    /// Makes a cgroup beneath `path` in the tree that processes are killed by: v2, or the freezer of a pure v1.
+    fn make_leaf(&self, path: &str, name: &str) -> Result<Door, CgroupError> {
+        let mut door = Door::default();
         if let Some(dir) = self.layout.v2(path) {
             let dir = dir.join(name);
             std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
             door.open_v2(&dir)?;
-        } else if let Some(freezer) = self.layout.v1().iter().position(|it| it.has("freezer")) {
-            // On a pure v1 the freezer alone tells the processes of this exec from those of the container.
-            let dir = self.layout.v1()[freezer].dir(path).join(name);
+        } else if let Some(freezer) = self.layout.v1().iter().find(|it| it.has("freezer")) {
+            let dir = freezer.dir(path).join(name);
             std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
-            door.procs[freezer] = open(&dir.join("cgroup.procs"), OFlags::WRONLY)?;
+            door.procs.push(open(&dir.join("cgroup.procs"), OFlags::WRONLY)?);
         }
         Ok(door)
     }

@@ -1,8 +1,8 @@
 //! The way to a pod's shim, from its directory and socket on; and such ways made in advance.
 //!
-//! A spare is a directory beneath `<state>/spare`, a shim that waits at its socket in namespaces of its own, and the
-//! connection to it. The shim has no record and ends with the connection, and the next daemon empties the directory: a
-//! death leaves nothing.
+//! A spare is a directory beneath `<state>/spare`, a network, a shim that waits at its socket in namespaces of its own,
+//! pause in them, and the connection to the shim. The shim has no record and ends with the connection, pause with it, and
+//! the next daemon empties the directory: a death leaves nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,15 +11,17 @@ use std::sync::Arc;
 
 use podbus_sandbox_linux::message::{Message, kind};
 
-use super::sandbox::{plan_of_spare, remove_dir};
+use super::sandbox::remove_dir;
 use super::{Outcome, Runtime, doing, new_id};
 use crate::files;
 use crate::link::{self, Asked, Link};
-use crate::network::Attached;
+use crate::network::{Attached, Network, NetworkError};
 
 /// A connection to a shim whose pod is not whole: without it the shim undoes what it has made, and ends.
 pub(super) struct Line {
     pub(super) link: Arc<Link>,
+    /// Whether the shim has made pause already.
+    pub(super) has_pause: bool,
     is_whole: bool,
     hello: Option<Asked>,
     /// What the shim will inherit, where it is not made yet.
@@ -33,7 +35,14 @@ impl Line {
         let listener = link::bind(dir).map_err(doing("bind the pod's socket"))?;
         let id_and_cookie = [id.as_bytes(), cookie].concat();
         let (link, hello) = Link::connect_ahead(dir, &id_and_cookie, runtime.notices(id)).await?;
-        Ok(Self { link, is_whole: false, hello: Some(hello), listener: Some(listener), id_and_cookie })
+        Ok(Self {
+            link,
+            has_pause: false,
+            is_whole: false,
+            hello: Some(hello),
+            listener: Some(listener),
+            id_and_cookie,
+        })
     }
 
     /// Makes the shim, if it is not made yet.
@@ -71,6 +80,29 @@ pub(super) struct Spare {
     pub(super) cookie: Vec<u8>,
     dir: SpareDir,
     line: Line,
+    /// `None` where plugins make those of pods.
+    network: Option<SpareNetwork>,
+}
+
+/// The network of a spare. What becomes of no pod gives its address back.
+pub(super) struct SpareNetwork {
+    attached: Option<Attached>,
+    network: Network,
+}
+
+impl SpareNetwork {
+    /// A pod has it now.
+    pub(super) fn keep(mut self) -> Option<Attached> {
+        self.attached.take()
+    }
+}
+
+impl Drop for SpareNetwork {
+    fn drop(&mut self) {
+        if let Some(attached) = self.attached.take() {
+            self.network.release(attached.ip, &attached.veth);
+        }
+    }
 }
 
 /// The directory of a spare. What becomes of no pod is removed.
@@ -89,16 +121,16 @@ pub(super) enum Start {
 }
 
 impl Spare {
-    /// Who the pod is, and what it starts with.
-    pub(super) fn split(self) -> (String, Vec<u8>, Start) {
-        (self.id, self.cookie, Start::Spare(self.dir, self.line))
+    /// Who the pod is, what it starts with, and its network.
+    pub(super) fn split(self) -> (String, Vec<u8>, Start, Option<SpareNetwork>) {
+        (self.id, self.cookie, Start::Spare(self.dir, self.line), self.network)
     }
 }
 
 impl Start {
     /// Who a new pod is that starts with nothing.
-    pub(super) fn nothing() -> (String, Vec<u8>, Self) {
-        (new_id(), new_cookie(), Self::New)
+    pub(super) fn nothing() -> (String, Vec<u8>, Self, Option<SpareNetwork>) {
+        (new_id(), new_cookie(), Self::New, None)
     }
 
     /// Makes `dir` the pod's directory, in which nothing stands yet.
@@ -115,17 +147,9 @@ fn new_cookie() -> Vec<u8> {
 }
 
 impl Runtime {
-    /// Keeps networks and spares ready from now on; what an earlier daemon had of spares goes. Ends with the runtime.
+    /// Keeps spares ready from now on; what an earlier daemon had of them goes. Ends with the runtime.
     pub(crate) async fn prepare_ahead(self: &Arc<Self>) -> io::Result<()> {
         remove_dir(&self.spares_dir()).await?;
-        let (pool, runtime) = (Arc::clone(&self.networks), Arc::downgrade(self));
-        tokio::spawn(async move {
-            pool.fill(|| {
-                let runtime = runtime.clone();
-                async move { Some(runtime.upgrade()?.make_network().await) }
-            })
-            .await;
-        });
         let (pool, runtime) = (Arc::clone(&self.spares), Arc::downgrade(self));
         tokio::spawn(async move {
             pool.fill(|| {
@@ -137,10 +161,12 @@ impl Runtime {
         Ok(())
     }
 
-    async fn make_network(&self) -> Outcome<Attached> {
+    async fn make_network(&self) -> Outcome<SpareNetwork> {
         let network = self.network.clone();
-        let made = tokio::task::spawn_blocking(move || network.attach()).await;
-        Ok(made.map_err(|error| doing("make the network")(io::Error::other(error)))??)
+        let made = tokio::task::spawn_blocking(move || -> Result<_, NetworkError> {
+            Ok(SpareNetwork { attached: Some(network.attach()?), network })
+        });
+        Ok(made.await.map_err(|error| doing("make the network")(io::Error::other(error)))??)
     }
 
     fn spares_dir(&self) -> PathBuf {
@@ -149,15 +175,17 @@ impl Runtime {
 
     async fn make_spare(self: &Arc<Self>) -> Outcome<Spare> {
         let (id, cookie) = (new_id(), new_cookie());
+        let network = if self.cni.is_on() { None } else { Some(self.make_network().await?) };
         let dir = SpareDir(self.spares_dir().join(&id));
         std::fs::create_dir_all(dir.0.join("c")).map_err(doing("make a directory in advance"))?;
         files::reserve(&dir.0).map_err(doing("make files in advance"))?;
         let mut line = Line::open(self, &dir.0, &id, &cookie).await?;
         line.spawn(self)?;
         line.greeted().await?;
-        let plan = plan_of_spare()?;
+        let plan = self.plan_of_spare(network.as_ref().and_then(|network| network.attached.as_ref()))?;
         line.link.request(Message { kind: kind::PREPARE, ..Message::default() }, plan.fds()).await?;
-        Ok(Spare { id, cookie, dir, line })
+        line.has_pause = network.is_some() && self.makes_pause_ahead;
+        Ok(Spare { id, cookie, dir, line, network })
     }
 
     /// One whose shim lives.

@@ -51,7 +51,7 @@ use crate::handler::Handlers;
 use crate::handler::command::CommandError;
 use crate::image::Store;
 use crate::link::LinkError;
-use crate::network::{Attached, Network, NetworkError};
+use crate::network::{Network, NetworkError};
 use crate::pool::Pool;
 use crate::process::Invalid;
 use crate::seccomp::Filters;
@@ -148,11 +148,12 @@ pub(crate) struct Runtime {
     pub(crate) store: Store,
     pub(crate) cgroups: Cgroups,
     network: Network,
-    networks: Arc<Pool<Attached>>,
     spares: Arc<Pool<Spare>>,
     cni: Cni,
     spawner: Spawner,
     pause: OwnedFd,
+    /// Whether pause is made in advance: where a process that lives changes its cgroup without a wait.
+    makes_pause_ahead: bool,
     pub(crate) events: Events,
     table: Mutex<Table>,
     /// One request at a time for each name: a repeated one gets what the first made.
@@ -179,10 +180,9 @@ pub(crate) struct Parts {
     pub(crate) cgroups: Cgroups,
     pub(crate) network: Network,
     pub(crate) cni: Cni,
-    /// How many networks are kept ready for pods.
-    pub(crate) warm_networks: usize,
-    /// How many shims are.
-    pub(crate) warm_shims: usize,
+    /// How many networks and shims are kept ready for pods.
+    pub(crate) spares: usize,
+    pub(crate) makes_pause_ahead: bool,
     pub(crate) spawner: Spawner,
     pub(crate) handlers: Handlers,
     pub(crate) run_dir: PathBuf,
@@ -190,7 +190,7 @@ pub(crate) struct Parts {
 
 impl Runtime {
     pub(crate) fn new(parts: Parts) -> io::Result<Arc<Self>> {
-        let Parts { state_dir, store, cgroups, network, cni, warm_networks, warm_shims, spawner, handlers, run_dir } =
+        let Parts { state_dir, store, cgroups, network, cni, spares, makes_pause_ahead, spawner, handlers, run_dir } =
             parts;
         let pause = crate::program::sealed("pause", crate::program::PAUSE)?;
         let can_lower_oom_score = can_lower_oom_score();
@@ -203,12 +203,12 @@ impl Runtime {
             state_dir,
             store,
             cgroups,
-            networks: Arc::new(Pool::new(warm_networks)),
-            spares: Arc::new(Pool::new(warm_shims)),
+            spares: Arc::new(Pool::new(spares)),
             cni,
             network,
             spawner,
             pause,
+            makes_pause_ahead,
             events: Events::new(),
             table: Mutex::default(),
             names: Mutex::default(),
@@ -260,7 +260,7 @@ impl Runtime {
 
     /// Networks that wait for a pod.
     pub(crate) fn warm_networks(&self) -> usize {
-        self.networks.len()
+        if self.cni.is_on() { 0 } else { self.spares.len() }
     }
 
     /// Where images are kept: the name of the file system that holds them and all writable layers.

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use podbus_common_cri::runtime::{
-    ContainerEventType, LinuxContainerResources, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    ContainerEventType, LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, SecurityProfile, security_profile::ProfileType,
 };
 use podbus_sandbox_linux::message::{Message, kind};
 use podbus_sandbox_linux::plan::tag;
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::context;
-use super::line::{Line, Spare, Start};
+use super::line::{Line, Spare, SpareNetwork, Start};
 use super::{Outcome, Runtime, RuntimeError, doing, lock, now, ports};
 use crate::cgroup::Door;
 use crate::cni;
@@ -28,9 +29,8 @@ use crate::process::Invalid;
 use crate::record::{Record, SandboxBody};
 use crate::stats::Gauges;
 use crate::stats::network::{Interface, interfaces};
-use crate::user;
 use crate::userns::Mapping;
-use crate::{files, sysctl};
+use crate::{files, seccomp, sysctl, user};
 
 /// What a shim may take to kill all and commit the exits.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -211,10 +211,27 @@ fn uses_node(mode: i32) -> bool {
     mode == NamespaceMode::Node as i32
 }
 
-/// Whether a pod's namespaces are those that spares have: of its own, and the node's users.
+/// Whether a pod has what spares have: namespaces of its own but for users, and a pause that is nobody special. The
+/// filter of theirs is the default one, which does for pods that ask for none as well.
 fn is_as_spares_are(config: &PodSandboxConfig) -> bool {
     let options = namespaces(config);
-    !uses_node(options.network) && !uses_node(options.ipc) && matches!(Mapping::of(&options), Ok(None))
+    let own = [options.network, options.ipc, options.pid].into_iter().all(|mode| !uses_node(mode));
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    own && matches!(Mapping::of(&options), Ok(None))
+        && context.is_none_or(|context| {
+            context.run_as_user.is_none()
+                && context.run_as_group.is_none()
+                && context.supplemental_groups.is_empty()
+                && !seccomp::is_of_file(context)
+        })
+}
+
+/// The config whose pause spares have.
+fn config_of_spare() -> PodSandboxConfig {
+    let seccomp = SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..SecurityProfile::default() };
+    let context = LinuxSandboxSecurityContext { seccomp: Some(seccomp), ..LinuxSandboxSecurityContext::default() };
+    let linux = LinuxPodSandboxConfig { security_context: Some(context), ..LinuxPodSandboxConfig::default() };
+    PodSandboxConfig { linux: Some(linux), ..PodSandboxConfig::default() }
 }
 
 /// The namespaces that a shim makes, and what is in them.
@@ -224,13 +241,6 @@ fn draft_namespaces(draft: &mut Draft, own_uts: bool, own_ipc: bool) {
     if own_ipc {
         draft.bytes(tag::SHM_BYTES, SHM_BYTES.to_string());
     }
-}
-
-/// What the shim of a spare is to make.
-pub(super) fn plan_of_spare() -> Outcome<Sealed> {
-    let mut draft = Draft::default();
-    draft_namespaces(&mut draft, true, true);
-    draft.seal().map_err(doing("write the plan"))
 }
 
 fn hostname(config: &PodSandboxConfig) -> String {
@@ -277,11 +287,14 @@ impl Runtime {
             let error = || RuntimeError::Exists(format!("the sandbox {key} is there already, as {}", found.body.id));
             return same.then(|| found.body.id.clone()).ok_or_else(error);
         }
-        let spare = if is_as_spares_are(&config) { self.take_spare() } else { None };
-        let (id, cookie, start) = spare.map_or_else(Start::nothing, Spare::split);
         let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
+        let spare = if is_as_spares_are(&config) { self.take_spare() } else { None };
+        let (id, cookie, start, network) = spare.map_or_else(Start::nothing, Spare::split);
         let cgroup = self.cgroups.of_pod(parent, &id).map_err(Invalid)?;
-        let place = self.place(&id, &config).await?;
+        let place = match network.and_then(SpareNetwork::keep) {
+            Some(attached) => PodNetwork::Ready(attached),
+            None => self.place(&id, &config).await?,
+        };
         let mut ips = place.ips().into_iter().map(|ip| ip.to_string());
         let body = SandboxBody {
             cookie,
@@ -323,9 +336,6 @@ impl Runtime {
         if let Some(mapping) = Mapping::of(&options)? {
             let lease = finished(tokio::task::spawn_blocking(move || network.lease())).await?;
             return Ok(PodNetwork::Promised(mapping, lease));
-        }
-        if let Some(ready) = self.networks.take() {
-            return Ok(PodNetwork::Ready(ready));
         }
         let (tell, told) = oneshot::channel();
         let making = tokio::task::spawn_blocking(move || {
@@ -411,7 +421,7 @@ impl Runtime {
         };
         let reserved = self.open_ports(config(body), attached.as_ref()).await?;
         let netns = attached.as_ref().map(|attached| &attached.netns).or(of_plugins.as_ref());
-        let plan = self.plan(body, record, door, netns, &reserved)?;
+        let plan = self.plan(body, record, door, netns, &reserved, line.has_pause)?;
         let set_up = line.link.ask(Message { kind: kind::SETUP, ..Message::default() }, plan.fds()).await;
         line.spawn(self)?; // only now, where it can be: so it finds all that it needs
         line.greeted().await?;
@@ -419,7 +429,21 @@ impl Runtime {
         Ok(line.keep())
     }
 
-    /// What a shim is to make of a pod.
+    /// What the shim of a spare is to make, with the spare's network, if it has one.
+    pub(super) fn plan_of_spare(&self, network: Option<&Attached>) -> Outcome<Sealed> {
+        let mut draft = Draft::default();
+        draft_namespaces(&mut draft, true, true);
+        if let Some(network) = network {
+            draft.fd(tag::FD_NET, network.netns.as_raw_fd());
+            if self.makes_pause_ahead {
+                sysctl::defaults(sysctl::GROUP_MAX).iter().for_each(|assignment| draft.bytes(tag::SYSCTL, assignment));
+                self.draft_pause(&mut draft, &config_of_spare())?;
+            }
+        }
+        draft.seal().map_err(doing("write the plan"))
+    }
+
+    /// What a shim is to make of a pod; `has_pause`: pause lives, with all that pods have in common.
     fn plan(
         &self,
         body: &SandboxBody,
@@ -427,6 +451,7 @@ impl Runtime {
         door: &Door,
         netns: Option<&OwnedFd>,
         host_ports: &[OwnedFd],
+        has_pause: bool,
     ) -> Outcome<Sealed> {
         let config = config(body);
         let options = namespaces(config);
@@ -435,7 +460,6 @@ impl Runtime {
         let own_ipc = !uses_node(options.ipc);
         draft_namespaces(&mut draft, own_net, own_ipc);
         draft.fd(tag::FD_RECORD, record.raw());
-        draft.fd(tag::FD_PAUSE, self.pause.as_raw_fd());
         draft.door(door);
         if let Some(netns) = netns {
             draft.fd(tag::FD_NET, netns.as_raw_fd());
@@ -447,12 +471,22 @@ impl Runtime {
             draft.bytes(tag::HOSTNAME, hostname(config));
         }
         let requested = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
-        let group_max = Mapping::of(&options)?.map_or(sysctl::GROUP_MAX, |mapping| mapping.groups.count - 1);
-        for assignment in sysctl::assignments(&requested, own_net, own_ipc, group_max)? {
+        if own_net && !has_pause {
+            let group_max = Mapping::of(&options)?.map_or(sysctl::GROUP_MAX, |mapping| mapping.groups.count - 1);
+            sysctl::defaults(group_max).iter().for_each(|assignment| draft.bytes(tag::SYSCTL, assignment));
+        }
+        for assignment in sysctl::requested(&requested, own_net, own_ipc)? {
             draft.bytes(tag::SYSCTL, assignment);
         }
+        self.draft_pause(&mut draft, config)?;
+        draft.seal().map_err(doing("write the plan"))
+    }
+
+    /// Who pause is.
+    fn draft_pause(&self, draft: &mut Draft, config: &PodSandboxConfig) -> Outcome<()> {
+        draft.fd(tag::FD_PAUSE, self.pause.as_raw_fd());
         // Its own also where containers have theirs: a container that asks for the pod's never gets the node's.
-        draft.pid_mode(if uses_node(options.pid) { PidMode::Node } else { PidMode::Own });
+        draft.pid_mode(if uses_node(namespaces(config).pid) { PidMode::Node } else { PidMode::Own });
         draft.bytes(tag::OOM_SCORE, self.oom_score(PAUSE_OOM_SCORE).to_string());
         let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let filter = context.map(|context| self.seccomp.of_pause(context)).transpose()?.unwrap_or_default();
@@ -465,7 +499,7 @@ impl Runtime {
                 draft.number(tag::MORE_GROUP, user::id(*group)?.into());
             }
         }
-        draft.seal().map_err(doing("write the plan"))
+        Ok(())
     }
 
     /// Reserves the pod's host ports, and lets them lead to it. The sockets are the shim's to keep.

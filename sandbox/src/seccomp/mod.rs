@@ -60,6 +60,12 @@ pub(crate) struct Filters {
     standard: Mutex<HashMap<u64, Filter>>,
 }
 
+/// Whether a pod's pause is to have a filter of its own making.
+#[expect(deprecated, reason = "older clients say it so")]
+pub(crate) fn is_of_file(context: &LinuxSandboxSecurityContext) -> bool {
+    !matches!(choose(context.seccomp.as_ref(), &context.seccomp_profile_path), Ok(Choice::Unconfined | Choice::Default))
+}
+
 impl Filters {
     /// That of a container with `capabilities`; where its request says nothing, the default profile.
     #[expect(deprecated, reason = "older clients say it so")]

@@ -106,6 +106,26 @@ fn a_shim_made_in_advance_ends_with_its_daemon_and_the_next_one_makes_its_own() 
 }
 
 #[test]
+fn a_pod_has_the_pause_that_was_made_in_advance_and_one_of_its_own_where_that_is_dead() {
+    on_host(|mut host| async move {
+        host.wait_for_spares().await;
+        let ahead = host.spare_pauses()[0];
+        let first = host.run_pod("first").await;
+        assert_eq!(host.pause_pid(&first).await, ahead);
+        host.wait_for_spares().await;
+        let ahead = host.spare_pauses()[0];
+        kill_9(ahead);
+        wait_until("pause is dead", || !is_alive(ahead)).await;
+        let second = host.run_pod("second").await;
+        for sandbox in [&first, &second] {
+            assert_eq!(host.pod_status(sandbox).await.state(), PodSandboxState::SandboxReady);
+            assert_eq!(host.output(sandbox, "a", "echo hi").await, "hi\n");
+        }
+        host
+    });
+}
+
+#[test]
 fn a_shim_that_dies_while_no_daemon_runs_is_noticed_at_the_next_start() {
     on_host(|mut host| async move {
         let sandbox = host.run_pod("web").await;

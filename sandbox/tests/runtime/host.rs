@@ -259,9 +259,17 @@ impl Host {
         self.named("podbus-spare")
     }
 
+    /// The pauses of these.
+    pub(crate) fn spare_pauses(&self) -> Vec<i32> {
+        let children = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children: Vec<_> = self.spares().iter().filter_map(|pid| children(pid).ok()).collect();
+        let all = children.iter().flat_map(|text| text.split_whitespace()).filter_map(|pid| pid.parse().ok());
+        all.filter(|pid| comm(*pid) == "pause").collect()
+    }
+
     /// Waits until as many are made in advance as there are to be.
     pub(crate) async fn wait_for_spares(&self) {
-        wait_until("the spares are made", || self.spares().len() == self.warm_networks).await;
+        wait_until("the spares are made", || self.spare_pauses().len() == self.warm_networks).await;
     }
 
     /// The process that forks shims.

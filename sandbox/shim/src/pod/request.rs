@@ -46,7 +46,7 @@ impl Pod {
     pub(super) fn carry_out(&mut self, message: &Message<'_>, fds: &mut Fds) -> Result<Answer, Report> {
         let (id, number, pid) = (message.text, message.number, message.a);
         match message.kind {
-            kind::PREPARE => self.prepare(Plan::new(&read_plan(fds)?)).map(Answer::from),
+            kind::PREPARE => self.prepare_ahead(fds).map(Answer::from),
             kind::SETUP => self.set_up(fds).map(Answer::from),
             kind::START => self.start(id, fds).map(Answer::from),
             kind::SIGNAL => self.signal(id, message.a).map(Answer::from),
@@ -79,10 +79,24 @@ impl Pod {
         self.namespaces.as_ref().map(|namespaces| &namespaces.user)
     }
 
-    /// Makes the namespaces but that of the network, and `/dev/shm`, unless that is done.
-    fn prepare(&mut self, plan: Plan<'_>) -> Result<(), Report> {
+    /// Makes what pods have in common, for one that nobody has asked for yet: pause as well, where the plan has it.
+    fn prepare_ahead(&mut self, fds: &mut Fds) -> Result<(), Report> {
+        let sealed = read_plan(fds)?;
+        let plan = Plan::new(&sealed);
+        self.prepare(plan, fds)?;
+        if plan.first(tag::FD_PAUSE).is_some() {
+            self.start_pause(plan, fds)?;
+        }
+        Ok(())
+    }
+
+    /// Enters the pod's network, makes its other namespaces, and `/dev/shm`, unless that is done.
+    fn prepare(&mut self, plan: Plan<'_>, fds: &mut Fds) -> Result<(), Report> {
         if self.is_prepared {
             return Ok(());
+        }
+        if let Some(net) = container::take(plan, fds, tag::FD_NET) {
+            namespace::join(net.raw(), namespace::NET).at("join the network namespace")?;
         }
         let (ipc, uts) = match &self.namespaces {
             Some(namespaces) => {
@@ -103,27 +117,9 @@ impl Pod {
         Ok(())
     }
 
-    /// Enters the pod's namespaces, starts pause, and commits READY.
-    fn set_up(&mut self, fds: &mut Fds) -> Result<i32, Report> {
-        if self.record.is_some() {
-            return Err(Report::new(Errno::EXIST, &[b"set up the sandbox again"]));
-        }
-        let sealed = read_plan(fds)?;
-        let plan = Plan::new(&sealed);
-        let fd = |tag, fds: &mut Fds| -> Option<Fd> { fds.take(plan.first(tag)?.index().ok()?).ok() };
-        let record = fd(tag::FD_RECORD, fds).ok_or(Errno::PROTO).at("read the plan")?;
-        let program = fd(tag::FD_PAUSE, fds).ok_or(Errno::PROTO).at("read the plan")?;
-        if let Some(net) = fd(tag::FD_NET, fds) {
-            namespace::join(net.raw(), namespace::NET).at("join the network namespace")?;
-        }
-        self.prepare(plan)?;
-        if let Some(name) = plan.first(tag::HOSTNAME) {
-            namespace::set_hostname(name.bytes()).at_path("set the hostname", name.bytes())?;
-        }
-        for (at, field) in plan.all(tag::FD_HOST_PORT).enumerate() {
-            let place = self.host_ports.get_mut(at).ok_or(Errno::NOSPC).at("keep the host ports")?;
-            *place = Some(field.index().and_then(|index| fds.take(index)).at("keep the host ports")?);
-        }
+    /// Starts pause in the pod's namespaces.
+    fn start_pause(&mut self, plan: Plan<'_>, fds: &mut Fds) -> Result<i32, Report> {
+        let program = container::take(plan, fds, tag::FD_PAUSE).ok_or(Errno::PROTO).at("read the plan")?;
         // That of the node's root: in a user namespace of its own, pause could not enter it.
         let (joined, empty) = match self.namespaces {
             None => (Joined::Mounts, Some(&self.empty)),
@@ -132,6 +128,34 @@ impl Pod {
         let run = |_: &Fd, _: Option<&Fd>| child::run_pause(plan, &program, empty);
         let pid = container::give_birth(self.single, plan, fds, joined, self.user(), run)?.pid;
         self.pause = Some((pid, process::open(pid).at("open pause")?));
+        Ok(pid)
+    }
+
+    /// Enters the pod's namespaces, starts pause where it does not live yet, and commits READY.
+    fn set_up(&mut self, fds: &mut Fds) -> Result<i32, Report> {
+        if self.record.is_some() {
+            return Err(Report::new(Errno::EXIST, &[b"set up the sandbox again"]));
+        }
+        let sealed = read_plan(fds)?;
+        let plan = Plan::new(&sealed);
+        let record = container::take(plan, fds, tag::FD_RECORD).ok_or(Errno::PROTO).at("read the plan")?;
+        self.prepare(plan, fds)?;
+        if let Some(name) = plan.first(tag::HOSTNAME) {
+            namespace::set_hostname(name.bytes()).at_path("set the hostname", name.bytes())?;
+        }
+        for (at, field) in plan.all(tag::FD_HOST_PORT).enumerate() {
+            let place = self.host_ports.get_mut(at).ok_or(Errno::NOSPC).at("keep the host ports")?;
+            *place = Some(field.index().and_then(|index| fds.take(index)).at("keep the host ports")?);
+        }
+        let pid = match &self.pause {
+            // Not reaped, so the process id is nobody else's.
+            Some((pid, _)) => {
+                child::put_into_cgroups(plan, fds, *pid)?;
+                child::set_sysctls(plan)?;
+                *pid
+            }
+            None => self.start_pause(plan, fds)?,
+        };
         let slot = Slot { time: time::unix_nanos(), pid, ..Slot::default() };
         file::write_at(record.raw(), &slot.encode(), Place::State.offset()).at("commit the sandbox")?;
         self.record = Some(record);
