@@ -10,7 +10,7 @@ use podbus_common_cri::runtime::image_service_server::ImageServiceServer;
 use podbus_common_cri::runtime::runtime_service_server::RuntimeServiceServer;
 use podbus_common_cri::sandbox::image_archive_server::ImageArchiveServer;
 use podbus_common_telemetry::Address;
-use podbus_sandbox_linux::mount;
+use podbus_sandbox_linux::{memory, mount};
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -114,6 +114,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         telemetry::serve(address, Arc::clone(&runtime), &calls).await?;
     }
     let listener = listen(&args.socket)?;
+    if let Err(error) = memory::forget_code() {
+        tracing::debug!(%error, "the code of the start stays in memory");
+    }
     tracing::info!(socket = %args.socket.display(), podCIDR = %args.pod_cidr, instance = args.instance, "serving CRI");
 
     let users = Arc::clone(&runtime);

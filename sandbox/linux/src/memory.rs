@@ -86,3 +86,43 @@ impl Drop for Sealed {
         let _ = unsafe { call!(SYS_munmap, self.start, self.length) };
     }
 }
+
+/// Takes the program's code out of the memory of this process: what goes on running comes back from the page cache, and
+/// what only the start needed does not.
+#[cfg(feature = "std")]
+pub fn forget_code() -> std::io::Result<()> {
+    for (start, end) in std::fs::read_to_string("/proc/self/maps")?.lines().filter_map(code) {
+        // SAFETY: pages of a file that nobody may write to here are as the file has them, and are read from it again.
+        unsafe { call!(SYS_madvise, start, end - start, libc::MADV_DONTNEED) }.map_err(std::io::Error::from)?;
+    }
+    Ok(())
+}
+
+/// From where to where a line of `/proc/self/maps` maps code of a file.
+#[cfg(feature = "std")]
+fn code(line: &str) -> Option<(usize, usize)> {
+    // start-end permissions offset device inode path
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let is_code = words.next()? == "r-xp" && words.nth(2)? != "0";
+    let address = |hex: &str| usize::from_str_radix(hex, 16).ok();
+    is_code.then_some((address(start)?, address(end)?))
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_of_files_is_forgotten_and_runs_on() {
+        let maps = "\
+55d0c0000000-55d0c0001000 r--p 00000000 08:01 77 /usr/bin/podbus
+55d0c0001000-55d0c0003000 r-xp 00001000 08:01 77 /usr/bin/podbus
+55d0c0003000-55d0c0004000 rw-p 00003000 08:01 77 /usr/bin/podbus
+7ffe1d5f1000-7ffe1d5f3000 r-xp 00000000 00:00 0 [vdso]
+7ffe1d5f4000-7ffe1d5f5000 rwxp 00000000 08:01 78 /tmp/writable";
+        let found: std::vec::Vec<_> = maps.lines().filter_map(code).collect();
+        assert_eq!(found, [(0x55d0_c000_1000, 0x55d0_c000_3000)]);
+        forget_code().unwrap();
+    }
+}
