@@ -337,7 +337,7 @@ impl World {
             Output::Sync(pages) => {
                 running.sync = number;
                 for page in pages {
-                    let reply = format!("reply.{index}.{life}.{number}.sync");
+                    let reply = format!("_INBOX.{index}.{life}.{number}.sync");
                     self.tell_leader(
                         linked,
                         Kind::Sync,
@@ -351,7 +351,7 @@ impl World {
             Output::Status(request) => {
                 running.status = number;
                 self.invariants.reports(&request);
-                let reply = format!("reply.{index}.{life}.{number}.status");
+                let reply = format!("_INBOX.{index}.{life}.{number}.status");
                 let payload = request.encode_to_vec().into();
                 self.tell_leader(linked, Kind::Status, subject::status(&name), Some(reply), payload);
                 self.agent_later(index, PATIENCE, AgentHears::StatusTaken { request: number, reply: None });
@@ -389,7 +389,7 @@ impl World {
     /// What a leader sends: an assignment, or the reply to a request.
     pub(crate) fn send_to_agent(&mut self, linked: bool, subject: &str, payload: Bytes) {
         let mut parts = subject.split('.');
-        let (node, life, hears) = if parts.next() == Some("reply") {
+        let (node, life, hears) = if parts.next() == Some("_INBOX") {
             let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
             let (node, life, request) = (number(), number(), number());
             let reply = Some(payload);
