@@ -61,7 +61,7 @@ pub(crate) async fn keep(
                 Belief::WentBack => return Err(LeaseLost::StoreWentBack),
             }
         }
-        match renew(store, &held).await {
+        match renew(store, &held, reconnected != connects).await {
             Ok(Some(held)) => {
                 suspicion = Suspicion::default();
                 sure_tx.send_replace(Sure { held, connects: reconnected });
@@ -74,8 +74,12 @@ pub(crate) async fn keep(
     }
 }
 
-/// One renewal; `None`: its outcome is unknown.
-async fn renew(store: &Store, held: &Held) -> Result<Option<Held>, LeaseLost> {
+/// One renewal; `None`: its outcome is unknown. `confirm`: looks first whose lease it is that would be renewed.
+async fn renew(store: &Store, held: &Held, confirm: bool) -> Result<Option<Held>, LeaseLost> {
+    if confirm {
+        let Ok(Ok(stored)) = timeout(PATIENCE, store.read(LEASE_KEY)).await else { return Ok(None) };
+        held.confirm(stored.as_ref())?;
+    }
     let renewal = held.renewal(boottime(), wall());
     match attempt(store, &renewal.record, held.revision).await {
         Ok(revision) => Ok(Some(renewal.acked(revision))),

@@ -99,7 +99,7 @@ async fn serve_term(
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Remembered>> {
-    let Followed { held, snapshot, stream, remembered } = followed;
+    let Followed { held, snapshot, stream, connects, remembered } = followed;
     let (store, lease_store) = (store.with_epoch(held.record.epoch), lease_store.with_epoch(held.record.epoch));
     tracing::info!(
         epoch = held.record.epoch,
@@ -108,7 +108,7 @@ async fn serve_term(
         nodes = snapshot.cluster().nodes_len(),
         "took the lease"
     );
-    let (sure_tx, sure_rx) = watch::channel(Sure { held: held.clone(), connects: bus.connects() });
+    let (sure_tx, sure_rx) = watch::channel(Sure { held: held.clone(), connects });
     let control = bus.client().new_inbox();
     let term = Term { epoch: held.record.epoch, nonce: held.record.nonce.clone() };
     let lineage = Lineage::new(held.record.terms.clone(), held.revision);

@@ -187,6 +187,24 @@ impl Held {
         Self { revision, ..self }
     }
 
+    /// Whether what is stored is this lease, as far as its revision and nonce tell: in a store of another past the same
+    /// revision may be another's lease, which a renewal would overwrite.
+    ///
+    /// # Errors
+    /// When the term is over.
+    pub fn confirm(&self, stored: Option<&Stored>) -> Result<(), LeaseLost> {
+        let stored = stored.filter(|stored| stored.revision >= self.revision).ok_or(LeaseLost::StoreWentBack)?;
+        let json = stored.value.as_ref().ok_or(LeaseLost::StoreWentBack)?;
+        let record: Lease = serde_json::from_slice(json).map_err(|_| LeaseLost::StoreWentBack)?;
+        if (record.epoch, &record.nonce) == (self.record.epoch, &self.record.nonce) {
+            return Ok(());
+        }
+        if stored.revision == self.revision {
+            return Err(LeaseLost::StoreWentBack);
+        }
+        Err(LeaseLost::Taken { holder: record.holder, epoch: record.epoch })
+    }
+
     /// The renewal conflicted with what is stored: with an earlier one of ours whose ack was lost, or the term is over.
     ///
     /// The earlier one does not lengthen the term: others count from when it came to the store, and this process does
@@ -196,11 +214,7 @@ impl Held {
     /// When the term is over.
     pub fn conflicted(self, stored: Option<&Stored>) -> Result<Self, LeaseLost> {
         let stored = stored.filter(|stored| stored.revision > self.revision).ok_or(LeaseLost::StoreWentBack)?;
-        let json = stored.value.as_ref().ok_or(LeaseLost::StoreWentBack)?;
-        let record: Lease = serde_json::from_slice(json).map_err(|_| LeaseLost::StoreWentBack)?;
-        if (record.epoch, &record.nonce) != (self.record.epoch, &self.record.nonce) {
-            return Err(LeaseLost::Taken { holder: record.holder, epoch: record.epoch });
-        }
+        self.confirm(Some(stored))?;
         Ok(Self { revision: stored.revision, sent: self.sent_before, ..self })
     }
 
@@ -359,6 +373,16 @@ mod tests {
         // An earlier renewal of its own whose ack was lost.
         let renewed = Stored { revision: 10, ..before };
         assert_eq!(held.renewal(at(500), Timestamp::default()).conflicted(Some(&renewed)).unwrap().revision, 10);
+    }
+
+    #[test]
+    fn a_lease_of_the_same_revision_in_a_store_of_another_past_is_not_renewed() {
+        let (before, held) = first();
+        assert!(held.confirm(Some(&before)).is_ok());
+        let other = stored(&Lease { nonce: "other".into(), ..held.record.clone() }, before.revision);
+        assert!(matches!(held.confirm(Some(&other)), Err(LeaseLost::StoreWentBack)));
+        let later = Stored { revision: before.revision + 1, ..other };
+        assert!(matches!(held.confirm(Some(&later)), Err(LeaseLost::Taken { .. })));
     }
 
     #[test]

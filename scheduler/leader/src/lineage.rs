@@ -39,17 +39,17 @@ impl Lineage {
         self.terms.iter().rev().find(|term| term.revision <= revision).map_or(0, |term| term.epoch)
     }
 
-    /// Whether a node saw what this store never had: a term that is not among its terms, or a revision beyond the end
+    /// Whether a node saw what this store never had: a term that is not among its terms, or a revision at or beyond the end
     /// of one before the last cold start. From that on each leader followed the one before: a revision beyond the end of
     /// such a term is of a leader that wrote a moment longer.
     pub(crate) fn is_contradicted_by(&self, mark: &Mark) -> bool {
         let Some(seen) = mark.term.as_ref().filter(|seen| seen.epoch > 0) else { return false };
         let known = self.terms.iter().position(|term| (term.epoch, &term.nonce) == (seen.epoch, &seen.nonce));
         match known {
-            // The next term began above all that this one wrote.
+            // The next term began above all that this one wrote, with a write of its own.
             Some(at) => {
                 let may_be_missing = self.last_cold().is_some_and(|cold| at < cold);
-                may_be_missing && mark.revision > self.terms[at + 1].revision
+                may_be_missing && mark.revision >= self.terms[at + 1].revision
             }
             // Older than all that are remembered: nobody can tell.
             None => {
@@ -83,11 +83,11 @@ mod tests {
         let lineage = Lineage::new(vec![cold(5, 1), term(7, 40), cold(9, 0)], 90);
         for (mark, contradicts) in [
             (Mark::default(), false),
-            (mark(5, "n5", 40), false),
-            // Beyond the end of that term.
-            (mark(5, "n5", 41), true),
-            (mark(7, "n7", 90), false),
-            (mark(7, "n7", 91), true),
+            (mark(5, "n5", 39), false),
+            // Of that revision this store has the beginning of the next term.
+            (mark(5, "n5", 40), true),
+            (mark(7, "n7", 89), false),
+            (mark(7, "n7", 90), true),
             (mark(9, "n9", 1_000), false),
             // A term that was never, and one with the number of another.
             (mark(6, "n6", 1), true),

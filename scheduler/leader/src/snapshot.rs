@@ -60,9 +60,9 @@ pub struct Remembered {
 
 impl Remembered {
     /// What is still worth writing back by who holds this lease.
-    pub fn for_holder(self, held: &Held) -> Option<Cluster> {
+    pub fn for_holder(self, held: &Held) -> Option<Self> {
         let before = held.record.terms.iter().rev().nth(1);
-        (before.is_none_or(|term| term.epoch <= self.epoch)).then_some(self.cluster)
+        (before.is_none_or(|term| term.epoch <= self.epoch)).then_some(self)
     }
 }
 
