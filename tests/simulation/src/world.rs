@@ -260,7 +260,7 @@ impl World {
         if self.store.down {
             return; // Whoever asked gives up in time.
         }
-        let loading = matches!(ask, Ask::Load { .. });
+        let following = matches!(ask, Ask::Follow { .. });
         let (answer, passed) = self.store.answer(ask);
         if let Some(passed) = passed {
             self.note(|| {
@@ -269,11 +269,10 @@ impl World {
             });
             self.invariants.stored(&passed, &self.store, &self.client);
         }
-        let Some(answer) = answer else { return };
-        // A whole bucket comes by an ordered consumer, which begins again when it misses something.
+        // What is followed comes by an ordered consumer, which begins again when it misses something.
         let hears = Hears::Store { request, answer: Box::new(answer) };
         let event = Event::Scheduler { scheduler, life, hears: Box::new(hears) };
-        if loading {
+        if following {
             let span = self.dice.within(ms(1)..ms(50));
             self.after(span, event);
         } else {
