@@ -10,7 +10,7 @@ use podbus_common_cri::runtime::image_service_server::ImageServiceServer;
 use podbus_common_cri::runtime::runtime_service_server::RuntimeServiceServer;
 use podbus_common_cri::sandbox::image_archive_server::ImageArchiveServer;
 use podbus_common_telemetry::Address;
-use podbus_sandbox_linux::{memory, mount};
+use podbus_sandbox_linux::{Errno, memory, mount};
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +30,9 @@ use crate::telemetry::{self, Calls};
 
 /// How long pods may be without a way out after a reload of another firewall.
 const RULES_CHECK_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often, and how long after each other, the start tries to mount what another daemon has just left.
+const DYNMODS_ATTEMPTS: usize = 50;
+const DYNMODS_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// What a node of some hundred pods needs to start a few at a time.
 pub const WARM_NETWORKS: usize = 8;
@@ -102,7 +105,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     // The shims' root is this directory: all paths in it have to be the real ones.
     let state_dir = std::fs::canonicalize(&args.state_dir).context("cannot resolve the state directory")?;
     let _lock = lock(&state_dir)?;
-    let dynmods = favor_dynmods();
+    let dynmods = favor_dynmods().await;
     let store = Store::open_with(&state_dir.join("images"), args.images.settings()?)?;
     let runtime = start_runtime(&args, &state_dir, store.clone(), dynmods.is_some()).await?;
     let sweeping = store.clone();
@@ -232,9 +235,19 @@ fn lock(state_dir: &Path) -> anyhow::Result<std::fs::File> {
 
 /// Keeps a hierarchy of our own mounted with `favordynmods`: without, the first process that joins a v1 cgroup after
 /// an idle moment waits 6 to 13 ms for RCU. The option of one hierarchy counts for all.
-fn favor_dynmods() -> Option<podbus_sandbox_linux::Fd> {
+async fn favor_dynmods() -> Option<podbus_sandbox_linux::Fd> {
     let options = [(c"none", c""), (c"name", c"podbus"), (c"favordynmods", c"")];
-    match mount::new(c"cgroup", &options, 0) {
+    let mut mounted = mount::new(c"cgroup", &options, 0);
+    // Who had it mounted alone has just ended, and the kernel is not done with that: a mount is then to be restarted
+    // (cgroup1_get_tree), which one that is made in steps (fsconfig) cannot be.
+    for _ in 1..DYNMODS_ATTEMPTS {
+        if !matches!(mounted, Err(Errno::BUSY)) {
+            break;
+        }
+        tokio::time::sleep(DYNMODS_RETRY).await;
+        mounted = mount::new(c"cgroup", &options, 0);
+    }
+    match mounted {
         Ok(mounted) => {
             tracing::info!(
                 "favordynmods is on: processes join cgroups faster, and forks on this node are slightly slower"

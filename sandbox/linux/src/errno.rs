@@ -14,6 +14,8 @@ impl Errno {
     pub const INTR: Self = Self(libc::EINTR);
     /// Nothing to read, or no room to write, right now.
     pub const AGAIN: Self = Self(libc::EAGAIN);
+    /// In use.
+    pub const BUSY: Self = Self(libc::EBUSY);
     /// It exists already.
     pub const EXIST: Self = Self(libc::EEXIST);
     /// The kernel does not know this, or not so.

@@ -31,9 +31,6 @@ const DAEMON: &str = "PODBUS_TEST_DAEMON";
 fn daemon_process() {
     let Ok(arguments) = std::env::var(DAEMON) else { return };
     let [dir, instance, warm_networks] = arguments.split('|').collect::<Vec<_>>()[..] else { panic!("{arguments}") };
-    if let Ok(level) = std::env::var("PODBUS_TEST_LOG") {
-        std::fs::write(format!("/tmp/podbus-test-{instance}.log"), level).unwrap();
-    }
     let args = podbus_sandbox::Args {
         state_dir: Path::new(dir).join("state"),
         socket: Path::new(dir).join("cri.sock"),
