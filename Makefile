@@ -28,8 +28,8 @@ help: ## List what make can do
 
 # Packages by what they give: nats-server is the bus, busybox-static becomes the example's image, gcc links Rust
 # programs. The tests also look at what the kernel holds (iproute2, nftables), and pull from a real registry with and
-# without TLS (docker-registry, skopeo, openssl), and let another runtime make containers (runc; jq for the example of one)
-# and networks (containernetworking-plugins, whose portmap calls iptables).
+# without TLS (docker-registry, skopeo, openssl), and let others make containers (runc; jq for the example of one;
+# containerd) and networks (containernetworking-plugins, whose portmap calls iptables).
 PACKAGES := nats-server:nats-server busybox-static:busybox gcc:gcc libc6-dev:
 TEST_PACKAGES := iproute2:ip nftables:nft docker-registry:docker-registry skopeo:skopeo openssl:openssl runc:runc jq:jq \
   containerd:containerd containernetworking-plugins: iptables:iptables
