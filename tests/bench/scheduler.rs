@@ -301,11 +301,13 @@ impl Cluster {
     async fn take_over(&mut self) -> anyhow::Result<f64> {
         let follower = self.start_scheduler()?;
         // It follows once its CPU time stands still: all is read.
-        let mut before = -1.0;
-        while follower.cpu_seconds()? - before > 0.05 {
-            before = follower.cpu_seconds()?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        let mut before = f64::NEG_INFINITY;
+        let has_read_all = async || {
+            let spent = follower.cpu_seconds()? - std::mem::replace(&mut before, follower.cpu_seconds()?);
+            ensure!(spent <= 0.05, "the follower still reads");
+            Ok(())
+        };
+        retry(READY_MAX, Duration::from_secs(1), has_read_all).await?;
         let begin = Instant::now();
         self.scheduler = follower;
         self.takes_a_pod("taken-over").await?;

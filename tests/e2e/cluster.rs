@@ -331,25 +331,6 @@ pub(crate) fn processes() -> Vec<Process> {
     .collect()
 }
 
-/// The cgroup of this name in each hierarchy.
-pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let trees = mounts.lines().filter(|line| line.contains(" - cgroup"));
-    trees.map(|line| Path::new(line.split(' ').nth(4).unwrap()).join(name)).collect()
-}
-
-/// Removes a cgroup without processes, and those beneath it; one that is not there is fine.
-pub(crate) fn remove_cgroup(dir: &Path) -> std::io::Result<()> {
-    directories(dir).iter().try_for_each(|dir| remove_cgroup(dir))?;
-    if dir.exists() { fs::remove_dir(dir) } else { Ok(()) }
-}
-
-/// The directories in one; none of one that is not there.
-pub(crate) fn directories(dir: &Path) -> Vec<PathBuf> {
-    let all = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    all.filter(|path| path.is_dir()).collect()
-}
-
 /// A namespace of a process, such as `net:[4026531840]`.
 pub(crate) fn namespace(pid: i32, kind: &str) -> String {
     fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap().to_str().unwrap().to_owned()

@@ -5,6 +5,8 @@
 
 mod access;
 mod apart;
+#[path = "../cgroups.rs"]
+mod cgroups;
 mod cluster;
 #[path = "../containerd.rs"]
 mod containerd;

@@ -4,7 +4,8 @@ use std::fs;
 use std::process::{Child, Command};
 
 use crate::apart::{Apart, logged};
-use crate::cluster::{Cluster, PODBUS, busybox_archive, cgroups, container, directories, kill, processes, until_some};
+use crate::cgroups::{cgroups, directories};
+use crate::cluster::{Cluster, PODBUS, busybox_archive, container, kill, processes, until_some};
 use crate::containerd;
 
 const TWO_CONTAINERS: &str = include_str!("../../examples/two-containers.yaml");

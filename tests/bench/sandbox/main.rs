@@ -5,6 +5,8 @@
 //! `-- --cycles N` sets how many pods come and go in the last part, `--samples N` how often each call is measured;
 //! with `--alone` the peer is left out.
 
+#[path = "../../cgroups.rs"]
+mod cgroups;
 mod client;
 #[path = "../../containerd.rs"]
 mod containerd;

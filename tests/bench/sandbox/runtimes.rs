@@ -3,13 +3,14 @@
 //! cgroups and a directory.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podbus_common_cri::sandbox::LoadRequest;
 use podbus_common_cri::sandbox::image_archive_client::ImageArchiveClient;
 
+use super::cgroups::{cgroups, remove_cgroup};
 use super::client::{Client, IMAGE};
 use super::report::path;
 use super::{containerd, footprint};
@@ -179,9 +180,7 @@ pub(crate) fn remove_leftovers() -> std::io::Result<()> {
 }
 
 fn remove_cgroups(name: &str) {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let trees = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
-    for dir in trees.map(|tree| PathBuf::from(tree).join(name)) {
+    for dir in cgroups(name) {
         // What lived in it may take a moment to be gone.
         for _ in 0..50 {
             match remove_cgroup(&dir) {
@@ -192,16 +191,6 @@ fn remove_cgroups(name: &str) {
             }
         }
     }
-}
-
-/// From the leaves up.
-fn remove_cgroup(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            remove_cgroup(&entry.path())?;
-        }
-    }
-    std::fs::remove_dir(dir)
 }
 
 async fn load(socket: &Path, archive: &Path) -> anyhow::Result<()> {
