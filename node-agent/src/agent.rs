@@ -16,6 +16,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use podbus_common::proto::{Heartbeat, NodeDescription, StatusReply, StatusRequest, SyncReply, SyncRequest};
 use podbus_common::subject;
 use podbus_common_bus::{Bus, RequestError};
+use podbus_common_cri::runtime as v1;
 use podbus_node_agent_core::admission::NodeOffer;
 use podbus_node_agent_core::agent::{self as core, Identity, Input, Now, Output, TICK_EVERY};
 pub(crate) use podbus_node_agent_core::agent::{Health, Refused};
@@ -28,8 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::directory::Directory;
 use crate::journal::Journal;
-use crate::runtime::Runtime;
+use crate::recovery;
 use crate::runtime::watch::Wake;
+use crate::runtime::{Runtime, RuntimeError};
 use crate::telemetry::Telemetry;
 use crate::worker::{self, Handle, NodeFacts, now as wall};
 
@@ -69,6 +71,8 @@ pub(crate) struct Agent<R> {
     updates: (mpsc::Sender<Update>, mpsc::Receiver<Update>),
     sync: Option<BoxFuture<'static, Result<SyncReply, RequestError>>>,
     status: Option<BoxFuture<'static, Result<StatusReply, RequestError>>>,
+    /// The runtime is asked for all that it has.
+    listing: Option<BoxFuture<'static, Result<Vec<v1::PodSandbox>, RuntimeError>>>,
     stop: CancellationToken,
 }
 
@@ -90,6 +94,7 @@ impl<R: Runtime> Agent<R> {
             updates: mpsc::channel(UPDATES_MAX),
             sync: None,
             status: None,
+            listing: None,
             stop: parts.stop,
         }
     }
@@ -111,7 +116,8 @@ impl<R: Runtime> Agent<R> {
             let wake_at = self.core.wake_at().map(Instant::from_std);
             let sync = OptionFuture::from(self.sync.as_mut());
             let status = OptionFuture::from(self.status.as_mut());
-            // All are cancel-safe: receivers hold what they did not return, the two requests are kept outside.
+            let listing = OptionFuture::from(self.listing.as_mut());
+            // All are cancel-safe: receivers hold what they did not return, the three requests are kept outside.
             let input = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -125,6 +131,10 @@ impl<R: Runtime> Agent<R> {
                 Some(update) = self.updates.1.recv() => {
                     self.facts.telemetry.heard(&update);
                     Input::Update(update)
+                }
+                Some(listed) = listing => {
+                    self.remove_ended(listed);
+                    continue;
                 }
                 Some(wake) = wakes.recv() => {
                     self.wake(&wake);
@@ -159,14 +169,33 @@ impl<R: Runtime> Agent<R> {
         Input::StatusTaken(reply.ok())
     }
 
-    fn wake(&self, wake: &Wake) {
+    fn wake(&mut self, wake: &Wake) {
         match wake {
             Wake::Pod(uid) => {
                 if let Some(worker) = self.workers.get(uid) {
                     worker.wake.notify_one();
                 }
             }
-            Wake::All => self.workers.values().for_each(|worker| worker.wake.notify_one()),
+            Wake::All => {
+                self.workers.values().for_each(|worker| worker.wake.notify_one());
+                let runtime = self.runtime.clone();
+                self.listing.get_or_insert_with(|| async move { runtime.list_pod_sandbox(None).await }.boxed());
+            }
+        }
+    }
+
+    /// A sandbox of a pod that ended has no worker that would look at it.
+    fn remove_ended(&mut self, listed: Result<Vec<v1::PodSandbox>, RuntimeError>) {
+        self.listing = None;
+        // Without an answer now, the next one tells.
+        let sandboxes = listed.unwrap_or_default().into_iter();
+        for sandbox in sandboxes.filter(|sandbox| recovery::is_of_ended(sandbox, self.core.set())) {
+            let runtime = self.runtime.clone();
+            tokio::spawn(async move {
+                if let Err(error) = recovery::remove_ended(&runtime, &sandbox).await {
+                    tracing::warn!(%error, "it cannot be removed yet, trying again in a minute");
+                }
+            });
         }
     }
 

@@ -1,4 +1,5 @@
-//! At the agent's start: what the runtime and the disk have that the desired set does not know.
+//! What the runtime and the disk have that the desired set does not know: at the agent's start, and of pods that ended
+//! also later, as a call of an agent that died may be carried out after the next one began.
 
 use std::collections::BTreeSet;
 
@@ -21,10 +22,9 @@ pub(crate) async fn recover<R: Runtime>(
     for sandbox in runtime.list_pod_sandbox(None).await? {
         // Without the annotation it is somebody else's.
         let Some(json) = sandbox.annotations.get(POD_ANNOTATION).cloned() else { continue };
-        let uid = sandbox.metadata.as_ref().map(|metadata| metadata.uid.clone()).unwrap_or_default();
-        if set.ended(&uid).is_some() {
-            tracing::warn!(pod = name(&sandbox), podUID = %uid, "the runtime still has a pod that ended, removing it");
-            remove(runtime, &sandbox).await?;
+        let uid = uid(&sandbox).to_owned();
+        if is_of_ended(&sandbox, set) {
+            remove_ended(runtime, &sandbox).await?;
         } else if adopt(set, &uid, &json, &sandbox) {
             tracing::info!(pod = name(&sandbox), podUID = %uid, "a pod was read back from the runtime");
             read_back_user_ids(runtime, state_dir, &uid, &sandbox.id).await?;
@@ -33,6 +33,10 @@ pub(crate) async fn recover<R: Runtime>(
     }
     remove_directories(state_dir, set);
     Ok(adopted)
+}
+
+fn uid(sandbox: &v1::PodSandbox) -> &str {
+    sandbox.metadata.as_ref().map_or("", |metadata| &metadata.uid)
 }
 
 /// `namespace/name` of the pod.
@@ -63,7 +67,15 @@ async fn read_back_user_ids<R: Runtime>(
     }
 }
 
-async fn remove<R: Runtime>(runtime: &R, sandbox: &v1::PodSandbox) -> Result<(), RuntimeError> {
+/// Whether it is of a pod that ended here, of which nothing may be left.
+pub(crate) fn is_of_ended(sandbox: &v1::PodSandbox, set: &DesiredSet) -> bool {
+    sandbox.annotations.contains_key(POD_ANNOTATION) && set.ended(uid(sandbox)).is_some()
+}
+
+/// Removes a sandbox that is left of a pod that ended.
+pub(crate) async fn remove_ended<R: Runtime>(runtime: &R, sandbox: &v1::PodSandbox) -> Result<(), RuntimeError> {
+    let (pod, uid) = (name(sandbox), uid(sandbox));
+    tracing::warn!(pod, podUID = uid, "the runtime still has a pod that ended, removing it");
     ignore_not_found(runtime.stop_pod_sandbox(&sandbox.id).await)?;
     ignore_not_found(runtime.remove_pod_sandbox(&sandbox.id).await)
 }

@@ -421,9 +421,32 @@ async fn a_lost_disk_is_read_back_from_the_runtime() {
     let (_, mut set) = Journal::open(&world.state_dir.path().join("elsewhere.log")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let state_dir = crate::state_dir::StateDir::open(dir.path()).unwrap();
-    crate::recovery::recover(&world.runtime, &state_dir, &mut set).await.unwrap();
+    recovery::recover(&world.runtime, &state_dir, &mut set).await.unwrap();
     let held = set.get("u1").expect("it runs, so it is held");
     assert_eq!((held.generation, held.admitted.is_some()), (1, true));
+}
+
+#[tokio::test]
+async fn a_sandbox_that_a_dead_agent_asked_for_is_removed_though_its_pod_ended_meanwhile() {
+    let mut world = World::start().await;
+    world.leader.assign(vec![plain("u1")], vec![]).await;
+    world.until_running("u1", 0).await;
+    let made = world.runtime.state().sandboxes.values().next().unwrap().clone();
+    world.leader.assign(vec![deleted("u1")], vec![]).await;
+    world.until("it ended", |leader, _| leader.ended("u1")).await;
+    {
+        let mut state = world.runtime.state();
+        state.sandboxes.insert("late".into(), v1::PodSandbox { id: "late".into(), ..made });
+        // The runtime says that something happened, and not where.
+        state.announce("nothing");
+    }
+    within(async {
+        // The agent has nothing to tell of it.
+        while !world.runtime.state().sandboxes.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ impl State {
         self.announce(id);
     }
 
-    fn announce(&self, sandbox: &str) {
+    pub(crate) fn announce(&self, sandbox: &str) {
         let metadata = self.sandboxes.get(sandbox).and_then(|sandbox| sandbox.metadata.clone());
         let status = v1::PodSandboxStatus { metadata, ..Default::default() };
         let event = v1::ContainerEventResponse { pod_sandbox_status: Some(status), ..Default::default() };
