@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use podbus_common_bus::Bus;
 use podbus_scheduler_core::Config;
-use podbus_scheduler_leader::{Candidate, Cluster, Held, Next, Remembered, Snapshot, Stored};
+use podbus_scheduler_leader::{Candidate, Held, Next, Remembered, Snapshot, Stored};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock::{boottime, wall};
@@ -32,13 +32,16 @@ pub(crate) struct Followed {
     pub(crate) snapshot: Snapshot,
     /// The stream as it was.
     pub(crate) stream: StreamState,
+    /// The connection over which it was seen to be so, before the lease was taken.
+    pub(crate) connects: u64,
     /// What was known before the store went back in time, where it did and nobody has led since.
-    pub(crate) remembered: Option<Cluster>,
+    pub(crate) remembered: Option<Remembered>,
 }
 
 /// How following ended.
 enum Ended {
-    Took(Held),
+    /// Over this connection.
+    Took(Held, u64),
     /// What is followed is not what was followed so far.
     StoreWentBack,
 }
@@ -67,10 +70,10 @@ pub(crate) async fn follow(
         let mut follower = Follower::new(holder);
         let ended = follower.campaign(bus, store, &mut watch, telemetry).await;
         match ended {
-            Ok(Ended::Took(held)) => {
+            Ok(Ended::Took(held, connects)) => {
                 let (snapshot, stream) = until_own_lease(store, scheduling, watch, held.revision).await;
-                let remembered = remembered.and_then(|remembered| remembered.for_holder(&held));
-                return Ok(Followed { held, snapshot, stream, remembered });
+                let remembered = remembered.and_then(|remembered| remembered.for_last_of(&held.record.terms));
+                return Ok(Followed { held, snapshot, stream, connects, remembered });
             }
             Ok(Ended::StoreWentBack) => {
                 tracing::error!(
@@ -78,8 +81,7 @@ pub(crate) async fn follow(
                 );
                 // Only what was read whole is worth remembering, and what is remembered longest is the newest.
                 if remembered.is_none() && watch.is_current() {
-                    let epoch = watch.epoch();
-                    remembered = Some(Remembered { epoch, cluster: watch.into_snapshot().into_cluster() });
+                    remembered = Some(watch.into_remembered());
                 }
                 telemetry.starts();
                 make_streams(bus, replicas).await?;
@@ -155,7 +157,7 @@ impl Follower {
             }
             telemetry.follows();
             if let Some(held) = self.look(store, watch.lease().cloned()).await? {
-                return Ok(Ended::Took(held));
+                return Ok(Ended::Took(held, connects));
             }
         }
     }

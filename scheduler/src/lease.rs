@@ -47,21 +47,28 @@ pub(crate) async fn keep(
             // cancel-safe
             _ = tick.tick() => {}
         }
+        if !bus.is_connected() {
+            // The client would keep a renewal back, and write it into whatever store it finds.
+            suspicion.unanswered();
+            continue;
+        }
         let Sure { held, connects } = sure_tx.borrow().clone();
         let reconnected = bus.connects();
         if reconnected != connects {
+            // Known before it is asked: the answer need not tell what is acknowledged meanwhile.
+            let acked = store.acked();
             let Ok(Ok(now)) = timeout(PATIENCE, store.state()).await else {
                 suspicion.unanswered();
                 continue;
             };
-            let contradicted = now.created != stream.created || now.last_revision < store.acked();
+            let contradicted = now.created != stream.created || now.last_revision < acked;
             match suspicion.note(contradicted, stream.replicas, Instant::now()) {
                 Belief::Same => {}
                 Belief::Doubtful => continue,
                 Belief::WentBack => return Err(LeaseLost::StoreWentBack),
             }
         }
-        match renew(store, &held).await {
+        match renew(store, &held, reconnected != connects).await {
             Ok(Some(held)) => {
                 suspicion = Suspicion::default();
                 sure_tx.send_replace(Sure { held, connects: reconnected });
@@ -74,8 +81,12 @@ pub(crate) async fn keep(
     }
 }
 
-/// One renewal; `None`: its outcome is unknown.
-async fn renew(store: &Store, held: &Held) -> Result<Option<Held>, LeaseLost> {
+/// One renewal; `None`: its outcome is unknown. `confirm`: looks first whose lease it is that would be renewed.
+async fn renew(store: &Store, held: &Held, confirm: bool) -> Result<Option<Held>, LeaseLost> {
+    if confirm {
+        let Ok(Ok(stored)) = timeout(PATIENCE, store.read(LEASE_KEY)).await else { return Ok(None) };
+        held.confirm(stored.as_ref())?;
+    }
     let renewal = held.renewal(boottime(), wall());
     match attempt(store, &renewal.record, held.revision).await {
         Ok(revision) => Ok(Some(renewal.acked(revision))),

@@ -99,7 +99,7 @@ async fn serve_term(
     telemetry: &Telemetry,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Remembered>> {
-    let Followed { held, snapshot, stream, remembered } = followed;
+    let Followed { held, snapshot, stream, connects, remembered } = followed;
     let (store, lease_store) = (store.with_epoch(held.record.epoch), lease_store.with_epoch(held.record.epoch));
     tracing::info!(
         epoch = held.record.epoch,
@@ -108,7 +108,7 @@ async fn serve_term(
         nodes = snapshot.cluster().nodes_len(),
         "took the lease"
     );
-    let (sure_tx, sure_rx) = watch::channel(Sure { held: held.clone(), connects: bus.connects() });
+    let (sure_tx, sure_rx) = watch::channel(Sure { held: held.clone(), connects });
     let control = bus.client().new_inbox();
     let term = Term { epoch: held.record.epoch, nonce: held.record.nonce.clone() };
     let lineage = Lineage::new(held.record.terms.clone(), held.revision);
@@ -125,7 +125,7 @@ async fn serve_term(
     let epoch_seen = match result.as_ref().err().and_then(|error| error.downcast_ref()) {
         Some(LeaseLost::HigherEpoch(epoch)) => *epoch,
         Some(LeaseLost::StoreWentBack) => {
-            return Ok(Some(Remembered { cluster: leader.into_cluster(), epoch: held.record.epoch }));
+            return Ok(Some(leader.into_remembered()));
         }
         Some(LeaseLost::Taken { .. }) => return result.map(|()| None),
         None => 0,

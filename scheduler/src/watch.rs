@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use futures::StreamExt as _;
 use podbus_common::subject::{BUCKET, LEASE_KEY};
 use podbus_scheduler_core::Config;
-use podbus_scheduler_leader::{Snapshot, Stored};
+use podbus_scheduler_leader::{Remembered, Snapshot, Stored};
 
 use crate::store::{Store, StreamState, stored};
 
@@ -69,9 +69,9 @@ impl Watch {
         self.lease.as_ref()
     }
 
-    /// Of the last leader that was seen.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.lease.as_ref().map_or(0, |lease| lease.epoch)
+    /// What is remembered when the store is another one now.
+    pub(crate) fn into_remembered(self) -> Remembered {
+        self.snapshot.into_remembered(self.lease.as_ref())
     }
 
     /// What is stored, as far as it was read.

@@ -114,7 +114,7 @@ pub struct DesiredSet {
     /// Of the assignments of this term that were seen.
     counter: u64,
     revision: u64,
-    /// Of the term before.
+    /// Of the last term before this one whose leader answered.
     earlier: Option<Mark>,
     /// Of this registration; 0: not registered.
     agent_epoch: u64,
@@ -204,8 +204,8 @@ impl DesiredSet {
         pods.chain(self.ended.iter().map(|(uid, ended)| ended.told(uid))).collect()
     }
 
-    /// The newest that was seen of the term before this one, until a leader of this one has answered a sync: a leader
-    /// that took a store which went back in time learns from it.
+    /// The newest that was seen of the last term whose leader answered a sync, until another leader has: one that took a
+    /// store which went back in time learns from it.
     pub fn earlier_mark(&self) -> Option<Mark> {
         self.earlier.clone()
     }
@@ -280,7 +280,8 @@ impl DesiredSet {
 
     fn enter_term(&mut self, term: Term) {
         if term != self.term {
-            if self.term.epoch > 0 {
+            // A leader that was gone before it answered has judged nothing: what was seen before it counts on.
+            if self.term.epoch > 0 && self.earlier.is_none() {
                 self.earlier = Some(self.mark());
             }
             self.term = term;

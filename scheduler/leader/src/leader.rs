@@ -28,7 +28,7 @@ use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object, Write};
 use crate::query;
 use crate::random::Random;
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Remembered, Snapshot};
 use crate::stats::{Facts, Stats};
 use crate::watch::{Outgoing, Shown, Watches};
 use crate::writing::Written;
@@ -63,13 +63,15 @@ pub struct Start {
     /// The terms before it, and its own.
     pub lineage: Lineage,
     /// The store went back in time since this process knew this.
-    pub remembered: Option<Cluster>,
+    pub remembered: Option<Remembered>,
 }
 
 /// See the crate.
 pub struct Leader {
     term: Term,
     lineage: Lineage,
+    /// Nobody knows of pods that wait since before this revision whether they were bound.
+    whole_since: u64,
     /// The store is being rebuilt.
     recovery: Option<Recovery>,
     /// Nodes whose inventory was taken in this term: what they saw before counts no longer.
@@ -91,6 +93,8 @@ pub struct Leader {
     /// Registrations under way: who asked, and where the answer goes.
     registrations: HashMap<CallId, (String, Arc<SyncRequest>)>,
     registrations_last: CallId,
+    /// Pods by node whose state was acknowledged before the store went back, and maybe lost: until it is reported again.
+    unreported: HashMap<String, HashSet<Arc<str>>>,
     /// Pages of what agents hold, until the last one is there; by node.
     pages: HashMap<String, Vec<HeldPod>>,
     batches: HashMap<BatchId, Batch>,
@@ -133,6 +137,7 @@ impl Leader {
     pub fn new(start: Start, control: String, settings: Settings, seed: [u8; 32], now: Now) -> Self {
         let Start { snapshot: Snapshot { cluster, core }, term, lineage, remembered } = start;
         let mut leader = Self {
+            whole_since: lineage.is_whole_since(),
             lineage,
             recovery: None,
             taken_stock: HashSet::new(),
@@ -148,6 +153,7 @@ impl Leader {
             outputs: Vec::new(),
             registrations: HashMap::new(),
             registrations_last: 0,
+            unreported: HashMap::new(),
             pages: HashMap::new(),
             batches: HashMap::new(),
             batches_last: 0,
@@ -200,9 +206,9 @@ impl Leader {
         }
     }
 
-    /// What is stored, as far as it was acknowledged: what its memory holds when its term ends.
-    pub fn into_cluster(self) -> Cluster {
-        self.cluster
+    /// What was stored, as far as it was acknowledged, when the store is another one now.
+    pub fn into_remembered(self) -> Remembered {
+        Remembered { cluster: self.cluster, lineage: self.lineage }
     }
 
     /// Takes an input in.

@@ -92,8 +92,8 @@ pub struct Candidate {
     holder: String,
     /// The revision that it has, and since when it is known.
     seen: Option<(u64, Boottime)>,
-    /// It saw the lease change by another's hand, so it followed from before the last write of who led then. All else
-    /// is a cold start.
+    /// It saw the lease change by another's hand, over the connection that it has now, so it followed from before the last
+    /// write of who led then. All else is a cold start.
     has_followed: bool,
     /// The lease that was written last, with the expected revision, and when that was sent first.
     attempt: Option<(Lease, u64, Boottime)>,
@@ -148,9 +148,10 @@ impl Candidate {
         Ok(Next::Take { record: Box::new(record), expected: revision })
     }
 
-    /// What was seen of the lease so far counts for nothing: whoever holds it may have had no way to renew it.
+    /// The connection broke. What was seen of the lease so far counts for nothing: whoever holds it may have had no way to
+    /// renew it, and the store may have gone back to just where this process had followed it.
     pub fn look_anew(&mut self) {
-        self.seen = None;
+        (self.seen, self.has_followed) = (None, false);
     }
 
     /// The attempt has this revision: it leads.
@@ -187,6 +188,24 @@ impl Held {
         Self { revision, ..self }
     }
 
+    /// Whether what is stored is this lease, as far as its revision and nonce tell: in a store of another past the same
+    /// revision may be another's lease, which a renewal would overwrite.
+    ///
+    /// # Errors
+    /// When the term is over.
+    pub fn confirm(&self, stored: Option<&Stored>) -> Result<(), LeaseLost> {
+        let stored = stored.filter(|stored| stored.revision >= self.revision).ok_or(LeaseLost::StoreWentBack)?;
+        let json = stored.value.as_ref().ok_or(LeaseLost::StoreWentBack)?;
+        let record: Lease = serde_json::from_slice(json).map_err(|_| LeaseLost::StoreWentBack)?;
+        if (record.epoch, &record.nonce) == (self.record.epoch, &self.record.nonce) {
+            return Ok(());
+        }
+        if stored.revision == self.revision {
+            return Err(LeaseLost::StoreWentBack);
+        }
+        Err(LeaseLost::Taken { holder: record.holder, epoch: record.epoch })
+    }
+
     /// The renewal conflicted with what is stored: with an earlier one of ours whose ack was lost, or the term is over.
     ///
     /// The earlier one does not lengthen the term: others count from when it came to the store, and this process does
@@ -196,11 +215,7 @@ impl Held {
     /// When the term is over.
     pub fn conflicted(self, stored: Option<&Stored>) -> Result<Self, LeaseLost> {
         let stored = stored.filter(|stored| stored.revision > self.revision).ok_or(LeaseLost::StoreWentBack)?;
-        let json = stored.value.as_ref().ok_or(LeaseLost::StoreWentBack)?;
-        let record: Lease = serde_json::from_slice(json).map_err(|_| LeaseLost::StoreWentBack)?;
-        if (record.epoch, &record.nonce) != (self.record.epoch, &self.record.nonce) {
-            return Err(LeaseLost::Taken { holder: record.holder, epoch: record.epoch });
-        }
+        self.confirm(Some(stored))?;
         Ok(Self { revision: stored.revision, sent: self.sent_before, ..self })
     }
 
@@ -321,6 +336,29 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_whose_connection_broke_starts_cold_unless_it_sees_the_leader_again() {
+        let (before, held) = first();
+        let renewed = |revision| stored(&held.record, revision);
+        let taken = |candidate: &mut Candidate, last: &Stored| {
+            let mut at = 10_000;
+            loop {
+                if let Next::Take { record, .. } = heard(candidate, Some(last), at) {
+                    return record.terms.last().unwrap().cold;
+                }
+                at += 500;
+            }
+        };
+        let mut candidate = Candidate::new("b".into());
+        heard(&mut candidate, Some(&before), 0);
+        heard(&mut candidate, Some(&renewed(2)), 500);
+        candidate.look_anew();
+        let mut seeing = Candidate { holder: "c".into(), seen: candidate.seen, has_followed: false, attempt: None };
+        assert!(taken(&mut candidate, &renewed(2)));
+        heard(&mut seeing, Some(&renewed(2)), 1_000);
+        assert!(!taken(&mut seeing, &renewed(3)));
+    }
+
+    #[test]
     fn a_lease_that_was_given_back_is_free_at_once() {
         let (_, held) = first();
         let released = stored(&held.release(77), 2);
@@ -359,6 +397,16 @@ mod tests {
         // An earlier renewal of its own whose ack was lost.
         let renewed = Stored { revision: 10, ..before };
         assert_eq!(held.renewal(at(500), Timestamp::default()).conflicted(Some(&renewed)).unwrap().revision, 10);
+    }
+
+    #[test]
+    fn a_lease_of_the_same_revision_in_a_store_of_another_past_is_not_renewed() {
+        let (before, held) = first();
+        assert!(held.confirm(Some(&before)).is_ok());
+        let other = stored(&Lease { nonce: "other".into(), ..held.record.clone() }, before.revision);
+        assert!(matches!(held.confirm(Some(&other)), Err(LeaseLost::StoreWentBack)));
+        let later = Stored { revision: before.revision + 1, ..other };
+        assert!(matches!(held.confirm(Some(&later)), Err(LeaseLost::Taken { .. })));
     }
 
     #[test]

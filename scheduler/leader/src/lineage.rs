@@ -1,9 +1,10 @@
 //! The store's past as the lease tells it: which terms there were, and at which revision each began. Pure.
 
-use podbus_common::api::LeaseTerm;
+use podbus_common::api::{Lease, LeaseTerm};
 use podbus_common::proto::Mark;
 
 use crate::lease::TERMS_MAX;
+use crate::writing::Stored;
 
 /// The terms of the lease, this one last.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,20 @@ impl Lineage {
         Self { terms }
     }
 
+    /// As a lease tells it that another process may hold.
+    pub(crate) fn of_lease(stored: &Stored) -> Self {
+        let lease: Option<Lease> = stored.value.as_ref().and_then(|json| serde_json::from_slice(json).ok());
+        let terms = lease.unwrap_or_default().terms;
+        // One that was not renewed yet is as it began.
+        let began = terms.last().map_or(0, |last| last.revision);
+        Self::new(terms, if began == 0 { stored.revision } else { began })
+    }
+
+    /// Whether there was this term.
+    pub(crate) fn has(&self, term: &LeaseTerm) -> bool {
+        self.terms.iter().any(|known| (known.epoch, &known.nonce) == (term.epoch, &term.nonce))
+    }
+
     /// Where this term began.
     pub(crate) fn began(&self) -> u64 {
         self.terms.last().map_or(0, |own| own.revision)
@@ -34,22 +49,24 @@ impl Lineage {
         self.terms.iter().rposition(|term| term.cold)
     }
 
-    /// The epoch of the term that `revision` fell into; 0: one before those that are remembered.
-    pub(crate) fn epoch_at(&self, revision: u64) -> u64 {
-        self.terms.iter().rev().find(|term| term.revision <= revision).map_or(0, |term| term.epoch)
+    /// What is stored at `revision` counts as this against what is stored elsewhere: the epoch of the term that it fell
+    /// into (0: one before those that are remembered), and the revision.
+    pub(crate) fn rank_of(&self, revision: u64) -> (u64, u64) {
+        let term = self.terms.iter().rev().find(|term| term.revision <= revision);
+        (term.map_or(0, |term| term.epoch), revision)
     }
 
-    /// Whether a node saw what this store never had: a term that is not among its terms, or a revision beyond the end
+    /// Whether a node saw what this store never had: a term that is not among its terms, or a revision at or beyond the end
     /// of one before the last cold start. From that on each leader followed the one before: a revision beyond the end of
     /// such a term is of a leader that wrote a moment longer.
     pub(crate) fn is_contradicted_by(&self, mark: &Mark) -> bool {
         let Some(seen) = mark.term.as_ref().filter(|seen| seen.epoch > 0) else { return false };
         let known = self.terms.iter().position(|term| (term.epoch, &term.nonce) == (seen.epoch, &seen.nonce));
         match known {
-            // The next term began above all that this one wrote.
+            // The next term began above all that this one wrote, with a write of its own.
             Some(at) => {
                 let may_be_missing = self.last_cold().is_some_and(|cold| at < cold);
-                may_be_missing && mark.revision > self.terms[at + 1].revision
+                may_be_missing && mark.revision >= self.terms[at + 1].revision
             }
             // Older than all that are remembered: nobody can tell.
             None => {
@@ -83,11 +100,11 @@ mod tests {
         let lineage = Lineage::new(vec![cold(5, 1), term(7, 40), cold(9, 0)], 90);
         for (mark, contradicts) in [
             (Mark::default(), false),
-            (mark(5, "n5", 40), false),
-            // Beyond the end of that term.
-            (mark(5, "n5", 41), true),
-            (mark(7, "n7", 90), false),
-            (mark(7, "n7", 91), true),
+            (mark(5, "n5", 39), false),
+            // Of that revision this store has the beginning of the next term.
+            (mark(5, "n5", 40), true),
+            (mark(7, "n7", 89), false),
+            (mark(7, "n7", 90), true),
             (mark(9, "n9", 1_000), false),
             // A term that was never, and one with the number of another.
             (mark(6, "n6", 1), true),
@@ -119,7 +136,7 @@ mod tests {
     #[test]
     fn a_revision_has_the_epoch_of_the_term_that_it_fell_into() {
         let lineage = Lineage::new(vec![term(5, 10), term(7, 40), term(9, 0)], 90);
-        let epochs = [1, 10, 39, 40, 89, 90, 200].map(|revision| lineage.epoch_at(revision));
+        let epochs = [1, 10, 39, 40, 89, 90, 200].map(|revision| lineage.rank_of(revision).0);
         assert_eq!(epochs, [0, 5, 5, 7, 7, 9, 9]);
     }
 }

@@ -4,7 +4,7 @@
 //! from absence: a pod that a node should hold and does not is assigned to it, and one that had no node and that nobody
 //! claims may have been deleted or placed since, so a person decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use podbus_common::model::{Pod, PodSchedulingGate};
@@ -74,26 +74,35 @@ pub(crate) enum Kind {
     Gated,
 }
 
-/// What is to be done so that the store agrees with the nodes. `gate`: the store's unbound pods may be older than what
+/// What is to be done so that the store agrees with the nodes. `written_back`: the ranks that pods had which were written
+/// back from memory, which may be older than what nodes hold. `gate`: the store's unbound pods may be older than what
 /// became of them.
 pub(crate) fn merge(
     cluster: &Cluster,
     lineage: &Lineage,
+    written_back: &HashMap<PodName, (u64, u64)>,
     inventories: &BTreeMap<String, Inventory>,
     gate: bool,
 ) -> Vec<Repair> {
     let mut best: BTreeMap<PodName, &Claim> = BTreeMap::new();
-    for claim in inventories.values().flat_map(|inventory| &inventory.claims) {
+    // What its node must remove is gone for everybody else.
+    let stays = |claim: &&Claim| cluster.removal(&claim.node, &claim.pod.metadata.uid).is_none();
+    for claim in inventories.values().flat_map(|inventory| &inventory.claims).filter(stays) {
         let held = best.entry(PodName::of(&claim.pod)).or_insert(claim);
         if claim.rank > held.rank {
             *held = claim;
         }
     }
-    let rank = |name: &PodName| {
-        let revision = cluster.pod_revision(name);
-        (lineage.epoch_at(revision), revision)
+    let rank =
+        |name: &PodName| written_back.get(name).copied().unwrap_or_else(|| lineage.rank_of(cluster.pod_revision(name)));
+    // A name that was deleted since stays deleted, as far as is known when the node got its pod.
+    let unknown = |name: &PodName, claim: &Claim| {
+        cluster.kept(name).is_none() && (cluster.pod_revision(name) == 0 || claim.rank.0 == 0)
     };
-    let newer = |(name, claim): &(&PodName, &&Claim)| cluster.kept(name).is_none() || claim.rank > rank(name);
+    let ended: BTreeSet<&str> =
+        inventories.values().flat_map(|inventory| &inventory.ended).map(String::as_str).collect();
+    let is_over = |name: &PodName| cluster.kept(name).is_some_and(|pod| ended.contains(&*pod.uid));
+    let newer = |(name, claim): &(&PodName, &&Claim)| unknown(name, claim) || is_over(name) || claim.rank > rank(name);
     let restored = best.iter().filter(newer).map(|(name, claim)| Repair {
         object: Object::Pod(name.clone()),
         writes: vec![Write::put(name.key(), Record::Pod(Arc::clone(&claim.pod)))],
@@ -101,8 +110,6 @@ pub(crate) fn merge(
         kind: Kind::Restored { node: claim.node.clone() },
     });
     let mut repairs: Vec<_> = restored.collect();
-    let ended: BTreeSet<&str> =
-        inventories.values().flat_map(|inventory| &inventory.ended).map(String::as_str).collect();
     for (name, pod) in cluster.pods().filter(|(name, _)| !best.contains_key(*name)) {
         let repair =
             |writes, kind| Repair { object: Object::Pod(name.clone()), writes, pod: Arc::new(pod.pod(name)), kind };

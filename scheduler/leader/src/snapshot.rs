@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use podbus_common::api::LeaseTerm;
 use podbus_common::subject::Key;
 use podbus_scheduler_core::{Config, Scheduler};
 
 use crate::binding;
 use crate::cluster::{Cluster, PodName};
 use crate::kept::KeptPod;
-use crate::lease::Held;
+use crate::lineage::Lineage;
 use crate::record::Record;
 use crate::writing::Stored;
 
@@ -43,9 +44,9 @@ impl Snapshot {
         &self.cluster
     }
 
-    /// What is stored, without what follows from it.
-    pub fn into_cluster(self) -> Cluster {
-        self.cluster
+    /// What a follower knew of a store that went back in time since; `lease` as it was read last.
+    pub fn into_remembered(self, lease: Option<&Stored>) -> Remembered {
+        Remembered { cluster: self.cluster, lineage: lease.map(Lineage::of_lease).unwrap_or_default() }
     }
 }
 
@@ -53,16 +54,19 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct Remembered {
     /// What was stored.
-    pub cluster: Cluster,
-    /// Of the last leader that it knew: a later one has rebuilt the store already.
-    pub epoch: u64,
+    pub(crate) cluster: Cluster,
+    /// The store's past, up to then.
+    pub(crate) lineage: Lineage,
 }
 
 impl Remembered {
-    /// What is still worth writing back by who holds this lease.
-    pub fn for_holder(self, held: &Held) -> Option<Cluster> {
-        let before = held.record.terms.iter().rev().nth(1);
-        (before.is_none_or(|term| term.epoch <= self.epoch)).then_some(self.cluster)
+    /// What is still worth writing back by who took a lease with these terms: nothing once somebody has led since, whom it
+    /// saw lead or whose term is not of the past that is remembered.
+    pub fn for_last_of(self, terms: &[LeaseTerm]) -> Option<Self> {
+        let mut terms = terms.iter().rev();
+        let saw_nobody = terms.next().is_none_or(|own| own.cold);
+        let of_this_past = terms.next().is_none_or(|before| self.lineage.has(before));
+        (saw_nobody && of_this_past).then_some(self)
     }
 }
 
@@ -272,5 +276,23 @@ mod tests {
         assert_eq!(used("pods.d.p", Some(pod("p", "v", "n0", "a", false))), 200);
         assert_eq!(used("podstatus.d.p", Some(status("v", "Succeeded"))), 100);
         assert_eq!(used("removals.n0.u", None), 0);
+    }
+
+    #[test]
+    fn a_memory_is_worth_nothing_once_somebody_has_led_since() {
+        let term = |epoch, cold| LeaseTerm { epoch, nonce: format!("n{epoch}"), revision: epoch, cold };
+        let past = Lineage::new(vec![term(5, true), term(7, false)], 7);
+        for (terms, is_worth) in [
+            (vec![term(9, true)], true),
+            (vec![term(5, true), term(9, true)], true),
+            (vec![term(5, true), term(7, false), term(9, true)], true),
+            // It saw another one lead.
+            (vec![term(5, true), term(7, false), term(9, false)], false),
+            // One led that is not of this past.
+            (vec![term(5, true), term(8, true), term(9, true)], false),
+        ] {
+            let remembered = Remembered { cluster: Cluster::default(), lineage: past.clone() };
+            assert_eq!(remembered.for_last_of(&terms).is_some(), is_worth, "{terms:?}");
+        }
     }
 }

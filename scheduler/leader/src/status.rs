@@ -81,23 +81,25 @@ pub(crate) fn pod(
     let told = (reported.agent_epoch, report.sequence);
     let ack = reported.ack(pod_ack::Kind::Ack);
     let being_deleted = pod.metadata.deletion_timestamp.is_some();
-    // What ended is purged below, also when the report before the purge was stored and its ack was lost.
+    let is_over = report.ended && being_deleted;
     if told < known {
-        return Plan::only(ack);
+        // What ended stays so, whatever a store that came back knows of its life: a node counts anew when it is asked again.
+        return Plan { writes: if is_over { purges(name) } else { Vec::new() }, effects: vec![ack] };
     }
     let events = (!report.events.is_empty()).then(|| Effect::PublishReported(name.clone(), reported.clone()));
     // The leader itself changed the status since, without a number: the same report makes it true again.
     let node_was_lost = status.is_some_and(|status| {
         status.status.conditions.iter().any(|c| c.kind == "Ready" && c.reason == fold::NODE_NOT_READY)
     });
-    if told == known && !node_was_lost && !(report.ended && being_deleted) {
+    // What ended is purged below, also when the report before the purge was stored and its ack was lost.
+    if told == known && !node_was_lost && !is_over {
         return Plan { writes: Vec::new(), effects: events.into_iter().chain([ack]).collect() };
     }
     let folded = fold::fold(pod, report, node_ip, status.map(|status| &status.status), now);
     // Written also when it says nothing new: the sequence must be durable before the ack.
     let writes = vec![put_status_of(name, uid, told.0, told.1, folded)];
     let mut plan = Plan { writes, effects: events.into_iter().collect() };
-    if report.ended && being_deleted {
+    if is_over {
         plan.writes.extend(purges(name));
     }
     plan.effects.push(ack);

@@ -14,6 +14,9 @@ use crate::lineage::Lineage;
 /// A reply stays below the 1 MiB that nats-server takes by default.
 const REPLY_BYTES_MAX: usize = 700 << 10;
 
+/// How long a pod has to end whose name was deleted while its node was away: Kubernetes' default.
+const DELETED_GRACE_SECONDS: u32 = 30;
+
 /// The answer to an agent that holds `held`.
 pub(crate) fn reply(
     cluster: &Cluster,
@@ -84,7 +87,7 @@ fn is_newer(lineage: &Lineage, revision: u64, held: &HeldPod) -> bool {
     if held.epoch == 0 {
         return revision > held.revision;
     }
-    (lineage.epoch_at(revision), revision) > (held.epoch, held.revision)
+    lineage.rank_of(revision) > (held.epoch, held.revision)
 }
 
 fn judge(cluster: &Cluster, lineage: &Lineage, node: &str, held: &HeldPod) -> Verdict {
@@ -102,11 +105,15 @@ fn judge(cluster: &Cluster, lineage: &Lineage, node: &str, held: &HeldPod) -> Ve
         return verdict(verdict::Kind::Keep, 0);
     }
     let newer = is_newer(lineage, cluster.pod_revision(&name), held);
-    if let Some(other) = namesake.filter(|pod| newer && *pod.uid != *held.uid) {
-        let grace = other.template().spec.termination_grace_period_seconds.unwrap_or(30);
-        return verdict(verdict::Kind::Remove, grace);
+    match namesake {
+        Some(other) if newer && *other.uid != *held.uid => {
+            let grace = other.template().spec.termination_grace_period_seconds.unwrap_or(30);
+            verdict(verdict::Kind::Remove, grace)
+        }
+        // The name was deleted later. Who does not know when it was assigned is not told so.
+        None if newer && held.epoch > 0 => verdict(verdict::Kind::Remove, DELETED_GRACE_SECONDS),
+        _ => verdict(verdict::Kind::Hold, 0),
     }
-    verdict(verdict::Kind::Hold, 0)
 }
 
 #[cfg(test)]

@@ -122,6 +122,18 @@ fn a_sync_reply_that_assignments_overtook_is_ignored() {
 }
 
 #[test]
+fn what_was_seen_before_leaders_that_never_answered_counts_until_one_does() {
+    let mut set = registered();
+    set.handle_assignment(&assignment(10, 1, vec![assigned("a", 1, 5)]), NOW);
+    for epoch in [11, 12] {
+        set.handle_assignment(&assignment(epoch, 1, vec![]), NOW);
+        assert_eq!(set.earlier_mark(), Some(Mark { term: Some(term(10)), revision: 5 }));
+    }
+    set.handle_sync_reply(&reply(12, 1), NOW);
+    assert_eq!(set.earlier_mark(), None);
+}
+
+#[test]
 fn verdicts_keep_remove_and_hold() {
     let mut set = registered();
     set.handle_assignment(&assignment(10, 1, ["a", "b", "c"].map(|uid| assigned(uid, 1, 5)).into()), NOW);

@@ -189,6 +189,9 @@ impl Leader {
         let batch = self.batches_last;
         self.batches.insert(batch, Batch { reply, waiting: request.pods.len(), acks: Vec::new() });
         for report in request.pods {
+            if let Some(uids) = self.unreported.get_mut(&request.node) {
+                uids.remove(report.uid.as_str());
+            }
             let object = status::subject_of(&self.cluster, &request.node, &report.uid);
             let (node, agent_epoch) = (request.node.clone(), request.agent_epoch);
             let reported = Reported { batch, node, agent_epoch, report: Arc::new(report) };
@@ -226,8 +229,10 @@ impl Leader {
         self.health.heard(node, &heartbeat.instance, now);
         self.hear_readiness(heartbeat, nodes::status_of(&record.node));
         // Not when they are asked for, as the answer may be lost: when no pod is marked any more.
-        if self.health.wants_states(node) && nodes::is_ready(&record.node) && !self.marks_pods_of(node) {
+        let came = || !self.marks_pods_of(node) && self.all_reported(node);
+        if self.health.wants_states(node) && nodes::is_ready(&record.node) && came() {
             self.health.has_states(node);
+            self.unreported.remove(node);
         }
         let (told, stored) = (&heartbeat.allocatable, &record.node.status.allocatable);
         let same = told.len() == stored.len() && told.iter().all(|(name, amount)| stored.get(name) == Some(amount));
@@ -259,6 +264,12 @@ impl Leader {
         if (before != "True" || readiness != Readiness::Ready) && !self.busy.contains_key(&object) {
             self.submit(object, Op::Readiness(readiness));
         }
+    }
+
+    /// Whether no pod of the node is left whose state may be lost with the store.
+    fn all_reported(&self, node: &str) -> bool {
+        let gone = |uid: &Arc<str>| self.cluster.name_of(uid).is_none();
+        self.unreported.get(node).is_none_or(|uids| uids.iter().all(gone))
     }
 
     /// Whether a pod of the node is shown as one whose node does not answer.

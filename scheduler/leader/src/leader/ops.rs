@@ -223,12 +223,11 @@ impl Leader {
         }
     }
 
-    /// Nobody knows whether a pod that was there before the last cold start was bound already, to a node that cannot be
-    /// reached now: it is bound under a UID that no node can have.
+    /// Nobody knows whether a pod that was there before the last cold start, or before the store was rebuilt, was bound
+    /// already, to a node that cannot be reached now: it is bound under a UID that no node can have.
     fn renew_uid(&mut self, uid: &str, node: &str) -> Option<String> {
         let name = self.cluster.name_of(uid)?;
-        let pod =
-            self.cluster.kept(name).filter(|_| self.cluster.pod_revision(name) < self.lineage.is_whole_since())?;
+        let pod = self.cluster.kept(name).filter(|_| self.cluster.pod_revision(name) < self.whole_since)?;
         let spec = binding::spec(pod.template());
         let new_uid = self.random.uid();
         self.core.release(uid);

@@ -1,8 +1,9 @@
 //! A store that went back in time, or was lost: what is remembered is written back, the nodes are asked, and what they
 //! hold is put back. Until then no request is taken in, nothing is placed and nothing is replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podbus_common::model::EventType;
@@ -10,10 +11,12 @@ use podbus_common::proto::{HeldPod, Mark, SyncReply};
 
 use super::Leader;
 use super::ops::Op;
-use crate::cluster::Cluster;
+use crate::cluster::PodName;
 use crate::events;
 use crate::nodes;
+use crate::plan::Object;
 use crate::rebuild::{self, Inventory, Kind};
+use crate::snapshot::Remembered;
 
 /// How long nodes have to say what they hold. Those that come later are asked by their sync.
 const ASK_FOR: Duration = Duration::from_secs(10);
@@ -28,6 +31,8 @@ pub(super) struct Recovery {
     phase: Phase,
     /// All that was acknowledged is remembered: no unbound pod is doubtful.
     remembered: bool,
+    /// Of pods that were written back: the epoch and the revision that they had in the store that was.
+    written_back: HashMap<PodName, (u64, u64)>,
     inventories: BTreeMap<String, Inventory>,
     /// Pods written back, restored, ended and gated.
     counts: Counts,
@@ -58,7 +63,7 @@ impl Leader {
     }
 
     /// Begins to rebuild: from what is `remembered`, if there is something, and from the nodes.
-    pub(super) fn begin_recovery(&mut self, why: &str, remembered: Option<&Cluster>) {
+    pub(super) fn begin_recovery(&mut self, why: &str, remembered: Option<&Remembered>) {
         tracing::error!(why, remembered = remembered.is_some(), "{REBUILDING}");
         let message =
             format!("{why}. It is rebuilt from what is remembered and from the nodes; no running pod is touched");
@@ -66,10 +71,18 @@ impl Leader {
         let mut recovery = Recovery {
             phase: Phase::WritesBack,
             remembered: remembered.is_some(),
+            written_back: HashMap::new(),
             inventories: BTreeMap::new(),
             counts: Counts::default(),
         };
-        let writes = remembered.map(|remembered| rebuild::write_back(&self.cluster, remembered)).unwrap_or_default();
+        let mut writes = BTreeMap::new();
+        if let Some(Remembered { cluster, lineage }) = remembered {
+            writes = rebuild::write_back(&self.cluster, cluster);
+            let pods =
+                writes.keys().filter_map(|object| if let Object::Pod(name) = object { Some(name) } else { None });
+            let rank = |name| lineage.rank_of(cluster.pod_revision(name));
+            recovery.written_back = pods.map(|name| (name.clone(), rank(name))).collect();
+        }
         recovery.counts.written_back = writes.len();
         self.recovery = Some(recovery);
         for (object, writes) in writes {
@@ -140,7 +153,7 @@ impl Leader {
         let Some(recovery) = &mut self.recovery else { return };
         recovery.phase = Phase::Merges;
         let gate = !recovery.remembered;
-        let repairs = rebuild::merge(&self.cluster, &self.lineage, &recovery.inventories, gate);
+        let repairs = rebuild::merge(&self.cluster, &self.lineage, &recovery.written_back, &recovery.inventories, gate);
         for repair in &repairs {
             let count = match repair.kind {
                 Kind::Restored { .. } => &mut recovery.counts.restored,
@@ -164,6 +177,13 @@ impl Leader {
         tracing::warn!("{message}");
         self.publish(events::of_store(EventType::Warning, "StoreRebuilt", message, self.now.wall));
         self.health.listen_anew(self.now.instant);
+        // What is remembered may lack what another leader did last.
+        self.whole_since = self.cluster.revision() + 1;
+        for (node, _) in self.cluster.nodes() {
+            self.health.want_states(node);
+            let uids = self.cluster.pods_on(node).map(|(_, pod)| Arc::clone(&pod.uid));
+            self.unreported.insert(node.clone(), uids.collect());
+        }
         self.begin();
     }
 }

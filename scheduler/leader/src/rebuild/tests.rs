@@ -2,6 +2,7 @@ use podbus_common::api::LeaseTerm;
 use serde_json::json;
 
 use super::*;
+use crate::record::RemovalRecord;
 
 fn pod(name: &str, uid: &str, node: &str) -> Pod {
     let json = json!({"metadata": {"namespace": "default", "name": name, "uid": uid}, "spec": {"nodeName": node}});
@@ -51,8 +52,46 @@ fn done(repairs: &[Repair]) -> Vec<String> {
 }
 
 #[test]
+fn what_a_node_holds_newer_than_what_was_remembered_wins() {
+    let cluster = store(&[("web", "a", "n1", 201)]);
+    let told = told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]);
+    for (remembered, repairs) in [((7, 149), 1), ((7, 150), 0), ((8, 120), 0), ((5, 99), 1)] {
+        let written_back = [(PodName::new("default", "web"), remembered)].into();
+        assert_eq!(merge(&cluster, &lineage(), &written_back, &told, false).len(), repairs, "{remembered:?}");
+    }
+}
+
+#[test]
+fn what_a_node_must_remove_is_not_put_back() {
+    let mut cluster = store(&[]);
+    let removal = RemovalRecord { node: "n1".into(), uid: "a".into(), ..Default::default() };
+    cluster.apply("removals.n1.a", Some(Record::Removal(Arc::new(removal))), 120);
+    let repairs =
+        merge(&cluster, &lineage(), &HashMap::new(), &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]), true);
+    assert!(repairs.is_empty());
+}
+
+#[test]
+fn a_name_that_was_deleted_since_stays_deleted() {
+    let mut cluster = store(&[("web", "b", "", 210)]);
+    cluster.apply(&PodName::new("default", "web").key(), None, 220);
+    let merged = |epoch| {
+        done(&merge(
+            &cluster,
+            &lineage(),
+            &HashMap::new(),
+            &told(&[("n1", &[holds("web", "a", "n1", epoch, 150)])]),
+            true,
+        ))
+    };
+    assert!(merged(7).is_empty(), "it was assigned before");
+    assert_eq!(merged(0), ["a restored from n1"], "nobody knows when it was assigned");
+}
+
+#[test]
 fn what_a_node_holds_and_the_store_lost_is_put_back() {
-    let repairs = merge(&store(&[]), &lineage(), &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]), true);
+    let repairs =
+        merge(&store(&[]), &lineage(), &HashMap::new(), &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]), true);
     assert_eq!(done(&repairs), ["a restored from n1"]);
     assert_eq!(repairs[0].writes.len(), 1);
 }
@@ -69,38 +108,45 @@ fn the_highest_epoch_and_revision_wins_a_name() {
         ((5, 9_000), 150, false),
     ] {
         let told = told(&[("n1", &[holds("web", "new", "n1", held.0, held.1)])]);
-        let repairs = merge(&store(&[("web", "old", "n2", stored)]), &lineage(), &told, true);
+        let repairs = merge(&store(&[("web", "old", "n2", stored)]), &lineage(), &HashMap::new(), &told, true);
         assert_eq!(!repairs.is_empty(), wins, "{held:?} against {stored}");
     }
     let two: [(&str, &[HeldPod]); 2] =
         [("n1", &[holds("web", "a", "n1", 5, 90)]), ("n2", &[holds("web", "b", "n2", 7, 20)])];
-    assert_eq!(done(&merge(&store(&[]), &lineage(), &told(&two), true)), ["b restored from n2"]);
+    assert_eq!(done(&merge(&store(&[]), &lineage(), &HashMap::new(), &told(&two), true)), ["b restored from n2"]);
 }
 
 #[test]
 fn a_ledger_deletes_what_came_back_and_absence_deletes_nothing() {
     let stored = store(&[("gone", "a", "n1", 40), ("kept", "b", "n1", 41), ("silent", "c", "n2", 42)]);
-    let repairs = merge(&stored, &lineage(), &told(&[("n1", &[ended("a")])]), true);
+    let repairs = merge(&stored, &lineage(), &HashMap::new(), &told(&[("n1", &[ended("a")])]), true);
     assert_eq!(done(&repairs), ["a ended"]);
+}
+
+#[test]
+fn a_name_whose_pod_ended_goes_to_the_one_that_runs_even_if_the_store_wrote_the_ended_one_later() {
+    let stored = store(&[("web", "a", "n1", 240)]);
+    let told = told(&[("n1", &[ended("a")]), ("n2", &[holds("web", "b", "n2", 7, 150)])]);
+    assert_eq!(done(&merge(&stored, &lineage(), &HashMap::new(), &told, true)), ["b restored from n2"]);
 }
 
 #[test]
 fn a_pod_without_a_node_waits_for_a_person_unless_all_is_remembered() {
     let stored = store(&[("old", "a", "", 40), ("fresh", "b", "", 210)]);
-    let repairs = merge(&stored, &lineage(), &BTreeMap::new(), true);
+    let repairs = merge(&stored, &lineage(), &HashMap::new(), &BTreeMap::new(), true);
     assert_eq!(done(&repairs), ["a gated"]);
     let Some(Record::Pod(pod)) = &repairs[0].writes[0].record else { panic!("a pod") };
     assert_eq!(pod.spec.scheduling_gates[0].name, RECOVERED_GATE);
-    assert!(merge(&stored, &lineage(), &BTreeMap::new(), false).is_empty());
+    assert!(merge(&stored, &lineage(), &HashMap::new(), &BTreeMap::new(), false).is_empty());
     // It was placed since.
     let told = told(&[("n1", &[holds("old", "a", "n1", 7, 150)])]);
-    assert_eq!(done(&merge(&stored, &lineage(), &told, true)), ["a restored from n1"]);
+    assert_eq!(done(&merge(&stored, &lineage(), &HashMap::new(), &told, true)), ["a restored from n1"]);
 }
 
 #[test]
 fn a_node_claims_only_what_is_bound_to_it() {
     let told = told(&[("n1", &[holds("web", "a", "n2", 7, 150)])]);
-    assert!(merge(&store(&[]), &lineage(), &told, true).is_empty());
+    assert!(merge(&store(&[]), &lineage(), &HashMap::new(), &told, true).is_empty());
 }
 
 #[test]

@@ -102,6 +102,14 @@ fn what_ended_is_purged_intent_first_and_acked_last_even_when_it_is_said_again()
 }
 
 #[test]
+fn what_ended_is_purged_by_a_node_that_counts_anew_though_the_store_knows_more_of_its_life() {
+    let plan = on_report(&reported(2, 1, true), Some(&stored(true)), Some(&known(2, 4)), "", Timestamp::default());
+    let keys: Vec<_> = plan.writes.iter().map(|write| (write.key.as_str(), write.record.is_some())).collect();
+    assert_eq!(keys, [("pods.default.web", false), ("podstatus.default.web", false)]);
+    assert_eq!(acks(&plan), [pod_ack::Kind::Ack]);
+}
+
+#[test]
 fn what_ended_without_being_deleted_keeps_its_record() {
     let plan = on_report(&reported(2, 5, true), Some(&stored(false)), None, "", Timestamp::default());
     assert!(plan.writes.iter().all(|write| write.record.is_some()));

@@ -43,6 +43,19 @@ fn only_a_record_removes_a_pod() {
 }
 
 #[test]
+fn a_pod_whose_name_was_deleted_later_is_removed_where_it_is_known_when_it_was_assigned() {
+    let mut cluster = Cluster::default();
+    put_pod(&mut cluster, "web", "new", "other");
+    cluster.apply("pods.default.web", None, 9);
+    let lineage =
+        Lineage::new(vec![podbus_common::api::LeaseTerm { epoch: 5, nonce: "n".into(), revision: 1, cold: true }], 1);
+    let verdict = |pod| judge(&cluster, &lineage, "n", &pod).kind();
+    assert_eq!(verdict(HeldPod { epoch: 5, ..held("web", "old", 3) }), verdict::Kind::Remove);
+    assert_eq!(verdict(HeldPod { epoch: 7, ..held("web", "old", 3) }), verdict::Kind::Hold);
+    assert_eq!(verdict(held("web", "old", 3)), verdict::Kind::Hold);
+}
+
+#[test]
 fn an_agent_is_told_what_it_misses_or_holds_as_it_was() {
     let mut cluster = Cluster::default();
     put_pod(&mut cluster, "a", "a", "n");
