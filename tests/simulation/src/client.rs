@@ -25,6 +25,8 @@ pub(crate) enum Acked {
     There,
     /// A request is under way: either.
     Unsure,
+    /// The store went back in time since: either.
+    Lost,
 }
 
 /// A request that is under way.
@@ -42,6 +44,8 @@ pub(crate) struct Name {
     asked: Option<Asked>,
     /// The request that carries `asked` now.
     request: u64,
+    /// A pod of this name asked for a node, and may have been moved to another one since.
+    named_node: bool,
     /// As it was applied last, to change it.
     applied: Option<Value>,
 }
@@ -54,14 +58,30 @@ pub(crate) struct Client {
     dice: Dice,
     /// It only finishes what it began.
     pub(crate) rests: bool,
+    /// The store went back in time: pods may be there that it never heard of again.
+    store_went_back: bool,
 }
 
 impl Client {
     pub(crate) fn new(seed: u64) -> Self {
-        let name =
-            |number| Name { name: format!("pod-{number}"), acked: Acked::Gone, asked: None, request: 0, applied: None };
+        let name = |number| Name {
+            name: format!("pod-{number}"),
+            acked: Acked::Gone,
+            asked: None,
+            request: 0,
+            named_node: false,
+            applied: None,
+        };
         let names = (0..NAMES).map(name).collect();
-        Self { names, requests: 0, dice: Dice::new(seed, "client"), rests: false }
+        Self { names, requests: 0, dice: Dice::new(seed, "client"), rests: false, store_went_back: false }
+    }
+
+    /// What was acknowledged may be lost.
+    pub(crate) fn store_went_back(&mut self) {
+        self.store_went_back = true;
+        for name in self.names.iter_mut().filter(|name| name.acked != Acked::Unsure) {
+            name.acked = Acked::Lost;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -77,7 +97,12 @@ impl Client {
     fn manifest(&mut self, name: &str) -> Value {
         let policy = ["Always", "Always", "Always", "OnFailure", "Never"][self.dice.index(5)];
         let cpu = ["100m", "300m", "400m", "600m"][self.dice.index(4)];
-        manifest(name, policy, cpu, self.dice.within(1..4))
+        let mut manifest = manifest(name, policy, cpu, self.dice.within(1..4));
+        if self.dice.permille(120) {
+            // It goes around the scheduler, and the node must refuse what does not fit.
+            manifest["spec"]["nodeName"] = json!("node-0");
+        }
+        manifest
     }
 }
 
@@ -101,6 +126,17 @@ impl World {
     /// Applies a pod, as a script does.
     pub fn apply(&mut self, name: usize, policy: &str, cpu: &str) {
         let manifest = manifest(&self.client.names[name].name, policy, cpu, 1);
+        self.ask_to_apply(name, manifest);
+    }
+
+    /// As [`apply`](Self::apply), to the first node whatever the scheduler thinks.
+    pub fn apply_to_node(&mut self, name: usize, policy: &str, cpu: &str) {
+        let mut manifest = manifest(&self.client.names[name].name, policy, cpu, 1);
+        manifest["spec"]["nodeName"] = json!("node-0");
+        self.ask_to_apply(name, manifest);
+    }
+
+    fn ask_to_apply(&mut self, name: usize, manifest: Value) {
         self.client.names[name].asked = Some(Asked::Apply(manifest));
         self.client.names[name].acked = Acked::Unsure;
         self.ask_leader(name);
@@ -123,6 +159,7 @@ impl World {
         let again = client.dice.within(ms(300)..seconds(12));
         if client.names[name].asked.is_none() {
             let there = client.names[name].acked == Acked::There;
+            let there = there || client.names[name].acked == Acked::Lost && client.names[name].applied.is_some();
             let asked = match (there, client.dice.index(10)) {
                 (true, 0..5) => {
                     let force = client.dice.permille(200);
@@ -132,6 +169,10 @@ impl World {
                     let mut manifest = client.names[name].applied.clone().unwrap_or_default();
                     let image = format!("busybox:{}", client.dice.within(1..4));
                     manifest["spec"]["containers"][0]["image"] = json!(image);
+                    // It may be elsewhere by now.
+                    if let Some(spec) = manifest["spec"].as_object_mut() {
+                        spec.remove("nodeName");
+                    }
                     Asked::Apply(manifest)
                 }
                 (false, _) => {
@@ -139,6 +180,7 @@ impl World {
                     Asked::Apply(client.manifest(&own))
                 }
             };
+            client.names[name].named_node |= matches!(&asked, Asked::Apply(m) if m["spec"]["nodeName"].is_string());
             client.names[name].asked = Some(asked);
             client.names[name].acked = Acked::Unsure;
             self.ask_leader(name);
@@ -186,6 +228,7 @@ impl World {
             Err(status) => status.message.clone(),
         };
         self.note(|| format!("client      hears of pod-{name} (request {request}): {words}"));
+        let store_went_back = self.client.store_went_back;
         let own = &mut self.client.names[name];
         if result.as_ref().is_err_and(|status| status.code == 503) {
             return; // Its patience is not over: then it asks again.
@@ -195,17 +238,29 @@ impl World {
             (Some(Asked::Apply(manifest)), Ok(reply)) => {
                 // What is being deleted may be applied, and goes all the same.
                 let going = !reply["object"]["metadata"]["deletionTimestamp"].is_null();
-                own.acked = if going { Acked::Gone } else { Acked::There };
+                // What came back with the store may have ended before, as its node will say.
+                let may_have_ended = store_went_back && reply["result"] != "created";
+                own.acked = if going {
+                    Acked::Gone
+                } else if may_have_ended {
+                    Acked::Lost
+                } else {
+                    Acked::There
+                };
                 own.applied = Some(manifest);
             }
             // Its namesake is still there, and cannot become what is asked for.
-            (Some(Asked::Apply(_)), Err(status)) if status.code == 422 => own.acked = Acked::Gone,
+            (Some(Asked::Apply(_)), Err(status)) if status.code == 422 => {
+                own.acked = if store_went_back || own.named_node { Acked::Lost } else { Acked::Gone };
+            }
             (Some(Asked::Apply(_)), Err(status)) => {
                 self.invariants.broken.get_or_insert_with(|| format!("an apply was refused: {}", status.message));
             }
             (Some(Asked::Delete(_)), Err(status)) if status.code != 404 => {
                 self.invariants.broken.get_or_insert_with(|| format!("a deletion was refused: {}", status.message));
             }
+            // A node that has not spoken yet may still hold it.
+            (Some(Asked::Delete(_)), Err(_)) if store_went_back => own.acked = Acked::Lost,
             (Some(Asked::Delete(_)), _) => own.acked = Acked::Gone,
             (None, _) => {}
         }

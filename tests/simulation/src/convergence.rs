@@ -56,6 +56,10 @@ impl World {
         let status = self.store.value(&pod_status_key(&meta.namespace, &meta.name));
         let status: Option<StatusRecord> = status.and_then(|json| serde_json::from_slice(json).ok());
         let status = status.filter(|status| status.uid == meta.uid);
+        if pod.spec.node_name.is_empty() && !pod.spec.scheduling_gates.is_empty() {
+            // It came back with the store, and a person must say whether it is still wanted.
+            return None;
+        }
         if pod.spec.node_name.is_empty() {
             // It may wait for room, and must say so.
             let said = status.is_some_and(|s| s.status.conditions.iter().any(|c| c.reason == "Unschedulable"));

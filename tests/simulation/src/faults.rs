@@ -16,12 +16,14 @@ pub(crate) enum Kind {
     CutPower,
     FullDisk,
     StopStore,
+    RestoreStore,
+    LoseStore,
     KillContainer,
     KillSandbox,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::KillScheduler,
         Self::StopScheduler,
         Self::PartScheduler,
@@ -31,6 +33,8 @@ impl Kind {
         Self::CutPower,
         Self::FullDisk,
         Self::StopStore,
+        Self::RestoreStore,
+        Self::LoseStore,
         Self::KillContainer,
         Self::KillSandbox,
     ];
@@ -78,6 +82,12 @@ pub enum Fault {
     StopStore,
     /// nats-server is back, with all that it acknowledged.
     StartStore,
+    /// Somebody copies nats-server's directory.
+    CopyStore,
+    /// nats-server starts with the copy that was made last: the store goes back in time.
+    RestoreStore,
+    /// nats-server starts with an empty directory.
+    LoseStore,
 }
 
 impl World {
@@ -115,6 +125,12 @@ impl World {
             Kind::CutPower => self.both(Fault::CutPower(node), Fault::Boot(node), long),
             Kind::FullDisk => self.both(Fault::FillDisk(node), Fault::FreeDisk(node), short * 2),
             Kind::StopStore => self.both(Fault::StopStore, Fault::StartStore, short * 2),
+            // Once in a run: who remembers what of several pasts is not promised.
+            Kind::RestoreStore | Kind::LoseStore if self.store.went_back => {}
+            Kind::RestoreStore if self.fault_dice.permille(700) => self.befall(&Fault::CopyStore),
+            Kind::LoseStore if self.fault_dice.permille(800) => {}
+            Kind::RestoreStore => self.both(Fault::StopStore, Fault::RestoreStore, short * 2),
+            Kind::LoseStore => self.both(Fault::StopStore, Fault::LoseStore, short * 2),
             Kind::KillContainer => self.kill_container(node),
             Kind::KillSandbox => self.befall(&Fault::KillSandbox(node)),
         }
@@ -133,7 +149,11 @@ impl World {
             Fault::StopScheduler(scheduler) => self.stop_scheduler(scheduler),
             Fault::ContinueScheduler(scheduler) => self.continue_scheduler(scheduler),
             Fault::PartScheduler(scheduler) => self.schedulers[scheduler].linked = false,
-            Fault::JoinScheduler(scheduler) => self.schedulers[scheduler].linked = true,
+            Fault::JoinScheduler(scheduler) => {
+                let process = &mut self.schedulers[scheduler];
+                process.connects += u64::from(!process.linked);
+                process.linked = true;
+            }
             Fault::KillAgent(node) => self.kill_agent(node),
             Fault::StopAgent(node) => self.stop_agent(node),
             Fault::ContinueAgent(node) => self.continue_agent(node),
@@ -149,8 +169,34 @@ impl World {
             Fault::FreeDisk(node) => self.nodes[node].disk.set_full(false),
             Fault::KillSandbox(node) => self.kill_sandbox(node),
             Fault::StopStore => self.store.down = true,
-            Fault::StartStore => self.store.down = false,
+            Fault::StartStore => self.start_store(),
+            Fault::CopyStore => self.store.copy(),
+            Fault::RestoreStore | Fault::LoseStore if self.store.went_back => self.start_store(),
+            Fault::RestoreStore => {
+                self.store.down = true;
+                self.store.restore();
+                self.store_went_back();
+                self.start_store();
+            }
+            Fault::LoseStore => {
+                self.store.down = true;
+                self.store.lose();
+                self.store_went_back();
+                self.start_store();
+            }
         }
+    }
+
+    fn start_store(&mut self) {
+        if std::mem::replace(&mut self.store.down, false) {
+            self.store.starts += 1;
+            self.schedulers.iter_mut().for_each(|process| process.connects += 1);
+        }
+    }
+
+    fn store_went_back(&mut self) {
+        self.invariants.store_went_back();
+        self.client.store_went_back();
     }
 
     fn kill_container(&mut self, index: usize) {

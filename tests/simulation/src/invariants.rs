@@ -20,6 +20,8 @@ use crate::store::{Passed, Store};
 pub(crate) struct Invariants {
     /// The first rule that was broken.
     pub(crate) broken: Option<String>,
+    /// The store went back in time.
+    went_back: bool,
     /// Where each UID was bound.
     bound: BTreeMap<String, String>,
     /// Where each UID ran.
@@ -53,6 +55,15 @@ impl Invariants {
         }
     }
 
+    /// What is stored may be older from now on, and what was lost may come back. What ran, and where, stays as it was.
+    pub(crate) fn store_went_back(&mut self) {
+        self.went_back = true;
+        self.told.clear();
+        self.restarts.clear();
+        self.deleted.clear();
+        self.agent_epochs.clear();
+    }
+
     /// A write passed.
     pub(crate) fn stored(&mut self, passed: &Passed, store: &Store, client: &Client) {
         let json = passed.stored.value.as_deref().unwrap_or_default();
@@ -74,7 +85,7 @@ impl Invariants {
             Some(Key::Node { name }) => {
                 let record: NodeRecord = serde_json::from_slice(json).unwrap_or_default();
                 let before = self.agent_epochs.insert(name.to_owned(), record.agent.epoch).unwrap_or(0);
-                if record.agent.epoch < before {
+                if record.agent.epoch < before && !self.went_back {
                     self.break_rule(|| format!("2: the agent epoch of {name} went back from {before}"));
                 }
             }
@@ -96,7 +107,8 @@ impl Invariants {
             self.evicted.remove(name);
         }
         match self.bound.get(uid) {
-            Some(before) if before != node => {
+            // In an older store it may wait again; it never goes elsewhere.
+            Some(before) if before != node && !(node.is_empty() && self.went_back) => {
                 let before = before.clone();
                 self.break_rule(|| format!("1: {uid} was bound to {before} and then to {node:?}"));
             }

@@ -20,11 +20,13 @@ use self::worker::Worker;
 use crate::clock::{Clock, ms, seconds};
 use crate::dice::Dice;
 use crate::disk::{Disk, OpenJournal};
-use crate::runtime::{Call, Outcome, Runtime};
+use crate::runtime::{Outcome, Runtime, Sandbox};
 use crate::world::{Event, Kind, ToLeader, World};
 
 /// How long the agent waits for an answer of the leader.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often all that the runtime has is looked at.
+const RELIST_EVERY: Duration = Duration::from_secs(60);
 /// What each node has for pods.
 pub(crate) const CPU_MILLIS: i64 = 1000;
 
@@ -42,6 +44,8 @@ pub(crate) enum AgentHears {
         reply: Option<Bytes>,
     },
     Tick,
+    /// Look for what is left of pods that ended.
+    Relist,
     Wake {
         number: u64,
     },
@@ -156,11 +160,8 @@ impl World {
                 adopted.insert(sandbox.uid.clone());
             }
         }
-        for id in ended {
-            let wall = node.clock.wall(at);
-            node.runtime.call(&Call::StopPodSandbox { id: id.clone() }, wall);
-            node.runtime.call(&Call::RemovePodSandbox { id }, wall);
-        }
+        let wall = node.clock.wall(at);
+        ended.iter().for_each(|id| node.runtime.remove_whole(id, wall));
         if podbus_node_agent_core::agent::Journal::append(&mut journal, &mut set).is_err() {
             // As the service: it ends, and is started again.
             return self.after(seconds(1), Event::AgentStarts { node: index });
@@ -187,6 +188,19 @@ impl World {
         self.note(|| format!("node-{index}      its agent starts (life {life})"));
         self.agent_outputs(index);
         self.agent_later(index, Duration::ZERO, AgentHears::Tick);
+        self.agent_later(index, RELIST_EVERY, AgentHears::Relist);
+    }
+
+    /// A call of an agent that died may have been carried out since.
+    fn remove_ended(&mut self, index: usize) {
+        let at = self.now;
+        let node = &mut self.nodes[index];
+        let Some(running) = &node.running else { return };
+        let is_over = |sandbox: &Sandbox| running.core.set().ended(&sandbox.uid).is_some();
+        let sandboxes = node.runtime.sandboxes().filter(|(_, sandbox)| is_over(sandbox));
+        let ids: Vec<_> = sandboxes.map(|(id, _)| id.clone()).collect();
+        let wall = node.clock.wall(at);
+        ids.iter().for_each(|id| node.runtime.remove_whole(id, wall));
     }
 
     /// SIGKILL of the agent: containers run on.
@@ -268,6 +282,10 @@ impl World {
             AgentHears::Tick => {
                 self.feed(index, Input::Tick(Health::default()));
                 self.agent_later(index, TICK_EVERY, AgentHears::Tick);
+            }
+            AgentHears::Relist => {
+                self.remove_ended(index);
+                self.agent_later(index, RELIST_EVERY, AgentHears::Relist);
             }
             AgentHears::Wake { number } => {
                 if running.wakes == number {

@@ -160,6 +160,12 @@ impl Runtime {
         }
     }
 
+    /// Stops a sandbox and removes it.
+    pub(crate) fn remove_whole(&mut self, id: &str, now: Timestamp) {
+        self.call(&Call::StopPodSandbox { id: id.to_owned() }, now);
+        self.call(&Call::RemovePodSandbox { id: id.to_owned() }, now);
+    }
+
     /// The machine starts again: nothing runs.
     pub(crate) fn reboot(&mut self, now: Timestamp) {
         let ids: Vec<_> = self.sandboxes.keys().cloned().collect();

@@ -8,12 +8,12 @@ use podbus_common::proto::Term;
 use podbus_common::subject::LEASE_KEY;
 use podbus_scheduler_leader::{
     Candidate, Failed, Held, Input, Leader, LeaseLost, Lineage, Message, Next, Now, Object, Output, RENEW_EVERY,
-    Settings, Snapshot, Start, Step, Stored, TICK_EVERY, Writing,
+    Remembered, Settings, Snapshot, Start, Step, Stored, TICK_EVERY, Writing,
 };
 
-use crate::clock::{Clock, ms};
+use crate::clock::{Clock, Micros, ms, seconds};
 use crate::dice::Dice;
-use crate::store::{Answer, Ask};
+use crate::store::{Answer, Ask, StreamState};
 use crate::world::{Event, Kind, ToLeader, World};
 
 /// How long an attempt to write, and a read, wait for their answer.
@@ -24,6 +24,8 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 const WRITE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a lease that another process holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a follower asks whether the stream is still the one that it follows.
+const CHECK_EVERY: Micros = seconds(2);
 /// How long pods bear a lost node.
 pub(crate) const TOLERATION_SECONDS: i64 = 5;
 
@@ -38,7 +40,7 @@ pub(crate) enum Hears {
     Silence {
         request: u64,
     },
-    /// Look at the lease.
+    /// Read on, and look at the lease.
     Look,
     Renew,
     Tick,
@@ -52,11 +54,16 @@ pub(crate) enum Hears {
 /// What an answer of the store is for.
 #[derive(Debug)]
 enum Wants {
-    Lease,
+    /// How the stream is, of who follows, over this connection.
+    Checked(u64),
+    Followed,
     TakenLease,
-    Renewal(Box<Held>),
-    RenewalConflict(Box<Held>),
-    Everything,
+    /// How the stream is, of who leads, over this connection; and how it was known when it was asked.
+    Renewable(u64, StreamState),
+    /// Whose lease it is, over this connection.
+    Confirmed(u64),
+    Renewal(Box<Held>, u64),
+    RenewalConflict(Box<Held>, u64),
     Write(u64),
     Read(u64),
     Compacted(String, u64),
@@ -66,9 +73,49 @@ enum Wants {
 /// What a process does.
 enum State {
     Dead,
-    Waits(Candidate),
-    Loads,
+    /// Until it has the lease, and then up to its own write of it.
+    Follows(Box<Follower>),
     Leads(Box<Leader>),
+}
+
+/// Before it leads: what `follow` and `watch` of the service know.
+struct Follower {
+    candidate: Candidate,
+    snapshot: Snapshot,
+    lease: Option<Stored>,
+    applied: u64,
+    /// The stream as it was when it began.
+    begun: Option<StreamState>,
+    checked_at: Micros,
+    /// The connection over which it was checked.
+    connects: u64,
+    remembered: Option<Remembered>,
+}
+
+impl Follower {
+    fn new(holder: String, remembered: Option<Remembered>) -> Box<Self> {
+        Box::new(Self {
+            candidate: Candidate::new(holder),
+            snapshot: Snapshot::new(podbus_scheduler_core::Config::default()),
+            lease: None,
+            applied: 0,
+            begun: None,
+            checked_at: 0,
+            connects: 0,
+            remembered,
+        })
+    }
+
+    /// Whether all is read that was there when it began.
+    fn is_current(&self) -> bool {
+        self.begun.is_some_and(|begun| self.applied >= begun.revision)
+    }
+
+    /// What it knows of a store that is another one now. What was remembered before is newer.
+    fn into_remembered(self) -> Option<Remembered> {
+        let is_current = self.is_current();
+        self.remembered.or_else(|| is_current.then(|| self.snapshot.into_remembered(self.lease.as_ref())))
+    }
 }
 
 /// One scheduler, over its lives.
@@ -77,6 +124,12 @@ pub(crate) struct Process {
     pub(crate) clock: Clock,
     /// Its connection to the bus.
     pub(crate) linked: bool,
+    /// How often it was made.
+    pub(crate) connects: u64,
+    /// The one over which the store was seen to be the one of before.
+    sure_connects: u64,
+    /// The stream that it leads over, and the highest revision that was acknowledged to it.
+    stream: StreamState,
     pub(crate) life: u64,
     /// By SIGSTOP: what it would hear waits.
     stopped: Option<VecDeque<Hears>>,
@@ -105,6 +158,9 @@ impl Process {
             name,
             clock,
             linked: true,
+            connects: 1,
+            sure_connects: 0,
+            stream: StreamState { created: 0, revision: 0 },
             life: 0,
             stopped: None,
             state: State::Dead,
@@ -128,7 +184,7 @@ impl Process {
     /// It would decide if it heard something now.
     pub(crate) fn decides(&self, at: u64) -> bool {
         let valid = |held: &Held| self.clock.boottime(at) < held.valid_until();
-        self.subscribes() && self.held.as_ref().is_some_and(valid)
+        self.subscribes() && self.sure_connects == self.connects && self.held.as_ref().is_some_and(valid)
     }
 
     /// It has not decided anything yet: what it says then rests on nothing.
@@ -140,6 +196,10 @@ impl Process {
         matches!(self.state, State::Dead)
     }
 
+    fn note_acked(&mut self, revision: u64) {
+        self.stream.revision = self.stream.revision.max(revision);
+    }
+
     fn now(&self, at: u64) -> Now {
         Now { instant: self.clock.instant(at), wall: self.clock.wall(at) }
     }
@@ -149,14 +209,19 @@ impl Process {
 
 impl World {
     pub(crate) fn start_scheduler(&mut self, scheduler: usize) {
-        let process = &mut self.schedulers[scheduler];
-        if !process.is_dead() {
-            return;
+        if self.schedulers[scheduler].is_dead() {
+            let life = self.schedulers[scheduler].life + 1;
+            self.note(|| format!("scheduler-{scheduler} starts (life {life})"));
+            self.follow_anew(scheduler, None);
         }
+    }
+
+    /// Follows the store from its beginning, with nothing under way.
+    fn follow_anew(&mut self, scheduler: usize, remembered: Option<Remembered>) {
+        let process = &mut self.schedulers[scheduler];
         process.life += 1;
-        process.state = State::Waits(Candidate::new(format!("{}.{}", process.name, process.life)));
-        let life = process.life;
-        self.note(|| format!("scheduler-{scheduler} starts (life {life})"));
+        process.stream.revision = 0;
+        process.state = State::Follows(Follower::new(format!("{}.{}", process.name, process.life), remembered));
         self.hear_later(scheduler, Duration::ZERO, Hears::Look);
     }
 
@@ -216,9 +281,7 @@ impl World {
                     self.store_answers(scheduler, wants, None);
                 }
             }
-            Hears::Look => {
-                self.ask(scheduler, Ask::Read { key: LEASE_KEY.to_owned() }, Wants::Lease, PATIENCE);
-            }
+            Hears::Look => self.read_on(scheduler),
             Hears::Renew => self.renew(scheduler),
             Hears::Tick => {
                 let connected = process.linked && !self.store.down;
@@ -237,6 +300,15 @@ impl World {
     /// The term is over, and so is the process; another one begins soon.
     fn end_term(&mut self, scheduler: usize, lost: &LeaseLost) {
         self.note(|| format!("scheduler-{scheduler} ends: {lost}"));
+        if let LeaseLost::StoreWentBack = lost {
+            let state = std::mem::replace(&mut self.schedulers[scheduler].state, State::Dead);
+            self.kill_scheduler(scheduler);
+            let remembered = match state {
+                State::Leads(leader) => Some(leader.into_remembered()),
+                State::Dead | State::Follows(_) => None,
+            };
+            return self.follow_anew(scheduler, remembered);
+        }
         let held = self.schedulers[scheduler].held.clone();
         if let (LeaseLost::HigherEpoch(epoch), Some(held)) = (lost, held) {
             let lease = held.release(*epoch);
@@ -262,48 +334,71 @@ impl World {
         process.requests += 1;
         let (request, life, linked) = (process.requests, process.life, process.linked);
         process.wants.insert(request, wants);
-        let event = Event::Store { scheduler, life, request, ask: Box::new(ask) };
+        let event = Event::Store { scheduler, life, request, start: self.store.starts, ask: Box::new(ask) };
         self.send(linked, &event);
         self.hear_later(scheduler, patience, Hears::Silence { request });
     }
 
     fn store_answers(&mut self, scheduler: usize, wants: Wants, answer: Option<Answer>) {
         match wants {
-            Wants::Lease => match answer {
-                Some(Answer::Read(stored)) => self.hear_lease(scheduler, stored.as_ref()),
-                _ => self.hear_later(scheduler, RENEW_EVERY, Hears::Look),
+            Wants::Checked(connects) => match answer {
+                Some(Answer::State(stream)) => self.check(scheduler, stream, connects),
+                _ => self.hear_later(scheduler, LOOK_EVERY, Hears::Look),
+            },
+            Wants::Followed => match answer {
+                Some(Answer::Followed(newer)) => self.take_in(scheduler, &newer),
+                _ => self.hear_later(scheduler, LOOK_EVERY, Hears::Look),
             },
             Wants::TakenLease => match answer {
                 Some(Answer::Wrote(Some(revision))) => {
-                    let State::Waits(candidate) = &mut self.schedulers[scheduler].state else { return };
-                    if let Some(held) = candidate.acked(revision) {
+                    let State::Follows(follower) = &mut self.schedulers[scheduler].state else { return };
+                    if let Some(held) = follower.candidate.acked(revision) {
                         self.take_lease(scheduler, held);
                     }
                 }
                 _ => self.hear_later(scheduler, Duration::ZERO, Hears::Look),
             },
-            Wants::Renewal(renewal) => match answer {
-                Some(Answer::Wrote(Some(revision))) => self.renewed(scheduler, renewal.acked(revision)),
-                Some(Answer::Wrote(None)) => {
+            Wants::Renewable(connects, known) => match answer {
+                Some(Answer::State(now)) if is_contradicted(known, now) => {
+                    self.end_term(scheduler, &LeaseLost::StoreWentBack);
+                }
+                Some(Answer::State(_)) => {
                     let ask = Ask::Read { key: LEASE_KEY.to_owned() };
-                    self.ask(scheduler, ask, Wants::RenewalConflict(renewal), PATIENCE);
+                    self.ask(scheduler, ask, Wants::Confirmed(connects), LEASE_PATIENCE);
                 }
                 _ => self.schedulers[scheduler].renews = false,
             },
-            Wants::RenewalConflict(renewal) => match answer {
+            Wants::Confirmed(connects) => {
+                let held = self.schedulers[scheduler].held.clone();
+                match (answer, held) {
+                    (Some(Answer::Read(stored)), Some(held)) => match held.confirm(stored.as_ref()) {
+                        Ok(()) => self.renew_over(scheduler, connects),
+                        Err(lost) => self.end_term(scheduler, &lost),
+                    },
+                    _ => self.schedulers[scheduler].renews = false,
+                }
+            }
+            Wants::Renewal(renewal, connects) => match answer {
+                Some(Answer::Wrote(Some(revision))) => self.renewed(scheduler, renewal.acked(revision), connects),
+                Some(Answer::Wrote(None)) => {
+                    let ask = Ask::Read { key: LEASE_KEY.to_owned() };
+                    self.ask(scheduler, ask, Wants::RenewalConflict(renewal, connects), PATIENCE);
+                }
+                _ => self.schedulers[scheduler].renews = false,
+            },
+            Wants::RenewalConflict(renewal, connects) => match answer {
                 Some(Answer::Read(stored)) => match renewal.conflicted(stored.as_ref()) {
-                    Ok(held) => self.renewed(scheduler, held),
+                    Ok(held) => self.renewed(scheduler, held, connects),
                     Err(lost) => self.end_term(scheduler, &lost),
                 },
                 _ => self.schedulers[scheduler].renews = false,
             },
-            Wants::Everything => match answer {
-                Some(Answer::Loaded(all)) => self.lead(scheduler, &all),
-                _ => self.load(scheduler),
-            },
             Wants::Write(writing) => {
                 let result = match answer {
-                    Some(Answer::Wrote(Some(revision))) => Ok(revision),
+                    Some(Answer::Wrote(Some(revision))) => {
+                        self.schedulers[scheduler].note_acked(revision);
+                        Ok(revision)
+                    }
                     Some(Answer::Wrote(None)) => Err(Failed::Conflict),
                     _ => Err(Failed::Unknown),
                 };
@@ -346,9 +441,8 @@ impl World {
     fn write_on(&mut self, scheduler: usize, writing: u64) {
         let at = self.now;
         let process = &mut self.schedulers[scheduler];
-        let delayed = process.writings.get(&writing).is_some_and(|(_, going)| !going.delay().is_zero());
-        if delayed && !process.decides(at) {
-            // A repetition must not be written into the term of another process.
+        if !process.decides(at) {
+            // Nothing is written into the term of another process.
             return self.hear_later(scheduler, WRITE_PAUSE, Hears::Write { writing });
         }
         let epoch = process.held.as_ref().map_or(0, |held| held.record.epoch);
@@ -366,13 +460,68 @@ impl World {
 // === The lease ===
 
 impl World {
-    fn hear_lease(&mut self, scheduler: usize, stored: Option<&Stored>) {
+    /// Who follows reads on; first it asks whether the stream is still the same, where it has not lately.
+    fn read_on(&mut self, scheduler: usize) {
+        let at = self.now;
+        let process = &self.schedulers[scheduler];
+        let State::Follows(follower) = &process.state else { return };
+        if !process.linked || self.store.down {
+            return self.hear_later(scheduler, LOOK_EVERY, Hears::Look);
+        }
+        let (after, connects) = (follower.applied, process.connects);
+        let is_same = follower.begun.is_some() && follower.connects == connects;
+        // Who took the lease over a connection that broke since finds out before its first decision.
+        if process.held.is_some() || (is_same && at - follower.checked_at < CHECK_EVERY) {
+            self.ask(scheduler, Ask::Follow { after }, Wants::Followed, PATIENCE);
+        } else {
+            self.ask(scheduler, Ask::State, Wants::Checked(connects), PATIENCE);
+        }
+    }
+
+    fn check(&mut self, scheduler: usize, now: StreamState, connects: u64) {
+        let at = self.now;
+        let process = &mut self.schedulers[scheduler];
+        let State::Follows(follower) = &mut process.state else { return };
+        let begun = *follower.begun.get_or_insert(now);
+        let known = StreamState { revision: begun.revision.max(follower.applied), ..begun };
+        if is_contradicted(known, now) {
+            let State::Follows(follower) = std::mem::replace(&mut process.state, State::Dead) else { return };
+            self.note(|| format!("scheduler-{scheduler} follows another store, or an older one"));
+            self.kill_scheduler(scheduler);
+            return self.follow_anew(scheduler, follower.into_remembered());
+        }
+        if follower.connects != connects && follower.connects > 0 {
+            // The leader had no bus either.
+            follower.candidate.look_anew();
+        }
+        (follower.checked_at, follower.connects) = (at, connects);
+        self.read_on(scheduler);
+    }
+
+    fn take_in(&mut self, scheduler: usize, newer: &[(String, Stored)]) {
+        let process = &mut self.schedulers[scheduler];
+        let State::Follows(follower) = &mut process.state else { return };
+        for (key, stored) in newer {
+            follower.snapshot.take_in(key, stored);
+            if key == LEASE_KEY {
+                follower.lease = Some(stored.clone());
+            }
+            follower.applied = stored.revision;
+        }
+        match &process.held {
+            Some(held) if follower.applied >= held.revision => self.lead(scheduler),
+            None if follower.is_current() => self.hear_lease(scheduler),
+            _ => self.hear_later(scheduler, LOOK_EVERY, Hears::Look),
+        }
+    }
+
+    fn hear_lease(&mut self, scheduler: usize) {
         let at = self.now;
         let process = &mut self.schedulers[scheduler];
         let (boottime, wall) = (process.clock.boottime(at), process.clock.wall(at));
         let nonce = process.dice.next();
-        let State::Waits(candidate) = &mut process.state else { return };
-        match candidate.heard(stored, boottime, wall, || format!("{nonce:x}")) {
+        let State::Follows(follower) = &mut process.state else { return };
+        match follower.candidate.heard(follower.lease.as_ref(), boottime, wall, || format!("{nonce:x}")) {
             Ok(Next::Wait) => self.hear_later(scheduler, LOOK_EVERY, Hears::Look),
             Ok(Next::Take { record, expected }) => {
                 self.ask(scheduler, write_lease(&record, expected), Wants::TakenLease, LEASE_PATIENCE);
@@ -386,61 +535,76 @@ impl World {
 
     fn take_lease(&mut self, scheduler: usize, held: Held) {
         self.note(|| format!("scheduler-{scheduler} has the lease, e{} r{}", held.record.epoch, held.revision));
-        let process = &mut self.schedulers[scheduler];
-        process.held = Some(held);
-        process.state = State::Loads;
-        self.hear_later(scheduler, Duration::ZERO, Hears::Renew);
-        self.load(scheduler);
+        self.schedulers[scheduler].held = Some(held);
+        self.read_on(scheduler);
     }
 
-    fn load(&mut self, scheduler: usize) {
-        let Some(held) = &self.schedulers[scheduler].held else { return };
-        let ask = Ask::Load { revision: held.revision };
-        self.ask(scheduler, ask, Wants::Everything, PATIENCE);
-    }
-
+    /// After each reconnection it asks first whether the stream is still the one of before.
     fn renew(&mut self, scheduler: usize) {
-        let at = self.now;
         let process = &mut self.schedulers[scheduler];
-        let Some(held) = process.held.clone() else { return };
+        if process.held.is_none() {
+            return;
+        }
+        let connects = process.connects;
         if !std::mem::replace(&mut process.renews, true) {
-            let renewal = held.renewal(process.clock.boottime(at), process.clock.wall(at));
-            let ask = write_lease(&renewal.record, held.revision);
-            self.ask(scheduler, ask, Wants::Renewal(Box::new(renewal)), LEASE_PATIENCE);
+            if connects == process.sure_connects {
+                self.renew_over(scheduler, connects);
+            } else {
+                let known = process.stream;
+                self.ask(scheduler, Ask::State, Wants::Renewable(connects, known), LEASE_PATIENCE);
+            }
         }
         self.hear_later(scheduler, RENEW_EVERY, Hears::Renew);
     }
 
-    fn renewed(&mut self, scheduler: usize, held: Held) {
+    fn renew_over(&mut self, scheduler: usize, connects: u64) {
+        let at = self.now;
+        let process = &self.schedulers[scheduler];
+        let Some(held) = process.held.clone() else { return };
+        let renewal = held.renewal(process.clock.boottime(at), process.clock.wall(at));
+        let ask = write_lease(&renewal.record, held.revision);
+        self.ask(scheduler, ask, Wants::Renewal(Box::new(renewal), connects), LEASE_PATIENCE);
+    }
+
+    fn renewed(&mut self, scheduler: usize, held: Held, connects: u64) {
         let process = &mut self.schedulers[scheduler];
         process.renews = false;
+        process.note_acked(held.revision);
+        process.sure_connects = connects;
         process.held = Some(held);
     }
+}
+
+/// Whether `now` cannot be a later state of a stream that came to be as `known`.
+fn is_contradicted(known: StreamState, now: StreamState) -> bool {
+    now.created != known.created || now.revision < known.revision
 }
 
 // === The leader ===
 
 impl World {
-    fn lead(&mut self, scheduler: usize, all: &[(String, Stored)]) {
+    fn lead(&mut self, scheduler: usize) {
         let at = self.now;
         let process = &mut self.schedulers[scheduler];
-        let Some(held) = &process.held else { return };
-        let mut snapshot = Snapshot::new(podbus_scheduler_core::Config::default());
-        for (key, stored) in all {
-            snapshot.take_in(key, stored);
-        }
+        let (Some(held), State::Follows(follower)) = (&process.held, &mut process.state) else { return };
+        let Some(begun) = follower.begun else { return };
+        let snapshot = std::mem::take(&mut follower.snapshot);
+        let remembered = follower.remembered.take().and_then(|remembered| remembered.for_last_of(&held.record.terms));
         let term = Term { epoch: held.record.epoch, nonce: held.record.nonce.clone() };
         let settings =
             Settings { toleration_seconds: TOLERATION_SECONDS, scheduling: podbus_scheduler_core::Config::default() };
         let control = format!("control.{scheduler}");
-        let seed = process.dice.seed();
         let lineage = Lineage::new(held.record.terms.clone(), held.revision);
-        let start = Start { snapshot, term, lineage, remembered: None };
+        process.stream = StreamState { revision: begun.revision.max(held.revision), ..begun };
+        process.sure_connects = follower.connects;
+        let seed = process.dice.seed();
+        let start = Start { snapshot, term, lineage, remembered };
         let mut leader = Leader::new(start, control, settings, seed, process.now(at));
         let outputs = leader.outputs();
         process.state = State::Leads(Box::new(leader));
         self.note(|| format!("scheduler-{scheduler} leads"));
         self.carry_out(scheduler, outputs);
+        self.hear_later(scheduler, Duration::ZERO, Hears::Renew);
         self.hear_later(scheduler, TICK_EVERY, Hears::Tick);
     }
 

@@ -1,5 +1,7 @@
 //! Words for scripts: what a found bug becomes.
 
+use std::collections::BTreeSet;
+
 use crate::clock::{Micros, ms, seconds};
 use crate::world::{Event, World};
 
@@ -42,9 +44,19 @@ impl World {
         true
     }
 
+    /// A scheduler that was killed is started again.
+    pub fn starts_scheduler(&mut self, scheduler: usize) {
+        self.start_scheduler(scheduler);
+    }
+
     /// Containers that run, on all nodes.
     pub fn running(&self) -> usize {
         self.nodes.iter().map(|node| node.runtime.running().count()).sum()
+    }
+
+    /// The IDs of the containers that run, on all nodes.
+    pub fn containers(&self) -> BTreeSet<String> {
+        self.nodes.iter().flat_map(|node| node.runtime.running().map(|(_, id)| id.clone())).collect()
     }
 
     /// What happens from now on is shown where a script fails.

@@ -29,8 +29,8 @@ pub(crate) enum Event {
     SchedulerStarts { scheduler: usize },
     /// A process of a scheduler hears something.
     Scheduler { scheduler: usize, life: u64, hears: Box<Hears> },
-    /// The store is asked.
-    Store { scheduler: usize, life: u64, request: u64, ask: Box<Ask> },
+    /// The store is asked, by a connection to this start of nats-server.
+    Store { scheduler: usize, life: u64, request: u64, start: u64, ask: Box<Ask> },
     /// A node's agent begins.
     AgentStarts { node: usize },
     /// A process of an agent hears something.
@@ -235,7 +235,12 @@ impl World {
         match event {
             Event::SchedulerStarts { scheduler } => self.start_scheduler(scheduler),
             Event::Scheduler { scheduler, life, hears } => self.scheduler_hears(scheduler, life, *hears),
-            Event::Store { scheduler, life, request, ask } => self.ask_store(scheduler, life, request, *ask),
+            Event::Store { scheduler, life, request, start, ask } => {
+                // Whoever asked over a connection that broke gives up in time.
+                if !self.store.down && self.store.starts == start {
+                    self.ask_store(scheduler, life, request, *ask);
+                }
+            }
             Event::AgentStarts { node } => self.start_agent(node),
             Event::Agent { node, life, hears } => self.agent_hears(node, life, *hears),
             Event::Runtime { node, boot, call, caller } => self.call_runtime(node, boot, &call, caller),
@@ -257,10 +262,7 @@ impl World {
     }
 
     fn ask_store(&mut self, scheduler: usize, life: u64, request: u64, ask: Ask) {
-        if self.store.down {
-            return; // Whoever asked gives up in time.
-        }
-        let loading = matches!(ask, Ask::Load { .. });
+        let following = matches!(ask, Ask::Follow { .. });
         let (answer, passed) = self.store.answer(ask);
         if let Some(passed) = passed {
             self.note(|| {
@@ -269,11 +271,10 @@ impl World {
             });
             self.invariants.stored(&passed, &self.store, &self.client);
         }
-        let Some(answer) = answer else { return };
-        // A whole bucket comes by an ordered consumer, which begins again when it misses something.
+        // What is followed comes by an ordered consumer, which begins again when it misses something.
         let hears = Hears::Store { request, answer: Box::new(answer) };
         let event = Event::Scheduler { scheduler, life, hears: Box::new(hears) };
-        if loading {
+        if following {
             let span = self.dice.within(ms(1)..ms(50));
             self.after(span, event);
         } else {

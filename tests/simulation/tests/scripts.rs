@@ -84,3 +84,50 @@ fn a_node_that_is_asked_for_all_states_and_does_not_hear_it_is_asked_again() {
         assert_eq!(world.running(), 1);
     }
 }
+
+/// How the store goes back in time, and who remembers what it was.
+const WAYS: [(Fault, &[usize]); 6] = [
+    (Fault::RestoreStore, &[]),
+    (Fault::RestoreStore, &[0]),
+    (Fault::RestoreStore, &[0, 1]),
+    (Fault::LoseStore, &[]),
+    (Fault::LoseStore, &[0]),
+    (Fault::LoseStore, &[0, 1]),
+];
+
+#[test]
+fn a_store_that_goes_back_in_time_touches_no_pod_that_runs() {
+    for (way, killed) in WAYS {
+        for milliseconds in (0..600).step_by(60) {
+            let mut world = World::calm(2, 2).traced();
+            world.milliseconds_pass(4000);
+            world.apply(0, "Always", "300m");
+            world.milliseconds_pass(500);
+            world.befall(&Fault::CopyStore);
+            world.apply(1, "Always", "300m");
+            world.milliseconds_pass(500);
+            let runs = world.containers();
+            assert_eq!(runs.len(), 2);
+            // What it was about to do matters too.
+            world.apply(2, "Always", "300m");
+            world.milliseconds_pass(milliseconds / 10);
+            killed.iter().for_each(|scheduler| world.befall(&Fault::KillScheduler(*scheduler)));
+            world.befall(&Fault::StopStore);
+            world.milliseconds_pass(milliseconds);
+            world.befall(&way);
+            killed.iter().for_each(|scheduler| world.starts_scheduler(*scheduler));
+            world.all_is_well();
+            assert!(runs.is_subset(&world.containers()), "{way:?}, killed {killed:?}, {milliseconds} ms");
+        }
+    }
+}
+
+#[test]
+fn a_node_refuses_what_goes_around_the_scheduler_and_does_not_fit() {
+    let mut world = cluster();
+    world.apply(0, "Always", "600m");
+    world.milliseconds_pass(500);
+    world.apply_to_node(1, "Always", "600m");
+    world.all_is_well();
+    assert_eq!(world.running(), 1);
+}
