@@ -33,7 +33,6 @@ mod record;
 mod runtime;
 mod seccomp;
 mod spawner;
-pub mod spdy;
 mod stats;
 mod streaming;
 mod sysctl;

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podbus_common_cri::runtime::{AttachRequest, ExecRequest};
+use podbus_common_spdy::LINGER;
 use tokio::net::TcpSocket;
 use tonic::Status;
 
@@ -38,8 +39,6 @@ use crate::runtime::{Container, Runtime, Sandbox, lock};
 const STREAM_CREATION: Duration = Duration::from_secs(30);
 /// How long a connection may be silent (as the kubelet has it).
 const IDLE: Duration = Duration::from_secs(4 * 60 * 60);
-/// How long a client may take to leave when all has been said: what is closed before it has read is lost to it.
-const LINGER: Duration = Duration::from_secs(10);
 /// What the kernel keeps for a client that does not read: then whatever writes to it waits.
 const UNSENT_BYTES_MAX: u32 = 256 << 10;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
+use podbus_common_spdy::{Event, Headers, Order, Session};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -14,10 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::spdy::{Order, Session};
 use super::{IDLE, STREAM_CREATION, spdy, websocket};
 use crate::runtime::{Outcome, Sandbox};
-use crate::spdy::{Event, Headers};
 
 /// What is read at once.
 const CHUNK_BYTES: usize = 32 << 10;

@@ -1,110 +1,32 @@
-//! A SPDY connection over any bytes, and a command's streams in it.
+//! A command's streams in a SPDY connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use podbus_common_spdy::{Connection, Event, Order, Session};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::client::{Activity, Client, Ends, Input, Output, Sizes, Wanted};
 use super::negotiate::Version;
-use super::{IDLE, LINGER, STREAM_CREATION};
-use crate::spdy::{Connection, Event};
-
-/// What is read at once.
-const READ_BYTES: usize = 32 << 10;
-/// Written when this much waits for the client: then nothing more is taken from anyone.
-const OUT_BYTES_MAX: usize = 256 << 10;
-/// Events and orders on their way.
-const QUEUE_MAX: usize = 8;
+use super::{IDLE, STREAM_CREATION};
 /// What may come on open streams before all are there.
 const EARLY_MAX: usize = 64;
 
-/// What is done to a stream.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Sends data, the last of it with `fin`.
-    Send { stream: u32, bytes: Bytes, fin: bool },
-    /// Ends it in both directions.
-    Reset { stream: u32 },
-}
-
-/// A connection, as its user sees it. Dropping the orders ends it when all is written and the client has left.
-pub(super) struct Session {
-    pub(super) events: mpsc::Receiver<Event>,
-    pub(super) orders: mpsc::Sender<Order>,
-}
-
-/// A session, and what drives it: nothing happens unless that is polled.
+/// A session of the server's side, which ends when it carried nothing for long.
 pub(super) fn open(io: impl AsyncRead + AsyncWrite + Unpin) -> (Session, impl Future<Output = ()>) {
-    let (to_events, events) = mpsc::channel(QUEUE_MAX);
-    let (orders, from_orders) = mpsc::channel(QUEUE_MAX);
-    let activity = Activity::new();
+    let activity = Arc::new(Activity::new());
+    let moved = Arc::clone(&activity);
+    let (session, drive) = podbus_common_spdy::open(Connection::server(), io, move || moved.touch());
     let drive = async move {
         tokio::select! {
-            () = drive(io, to_events, from_orders, &activity) => {}
+            () = drive => {}
             () = activity.silent_for(IDLE) => tracing::debug!("a stream carried nothing for hours, and is closed"),
         }
     };
-    (Session { events, orders }, drive)
-}
-
-async fn drive(
-    io: impl AsyncRead + AsyncWrite + Unpin,
-    events: mpsc::Sender<Event>,
-    mut orders: mpsc::Receiver<Order>,
-    activity: &Activity,
-) {
-    let (mut reader, mut writer) = tokio::io::split(io);
-    let mut connection = Connection::default();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut event = None;
-    let (mut has_user, mut leave_at) = (true, None);
-    loop {
-        while event.is_none() || !has_user {
-            event = connection.event();
-            if event.is_none() {
-                break;
-            }
-        }
-        let out = connection.transmit();
-        let (is_written, has_room) = (out.is_empty(), out.len() < OUT_BYTES_MAX);
-        if is_written
-            && event.is_none()
-            && let Some(error) = connection.error()
-        {
-            tracing::debug!(%error, "a client speaks no SPDY");
-            return;
-        }
-        tokio::select! {
-            // Cancel-safe, all of them: a place in a channel, one read or write, a channel, a timer.
-            place = events.reserve(), if event.is_some() => match (place, event.take()) {
-                (Ok(place), Some(event)) => place.send(event),
-                _ => has_user = false,
-            },
-            written = writer.write(connection.transmit()), if !is_written => match written {
-                Ok(count) if count > 0 => {
-                    connection.transmit().drain(..count);
-                    activity.touch();
-                }
-                _ => return,
-            },
-            read = reader.read(&mut buffer), if event.is_none() && has_room => match read {
-                Ok(count) if count > 0 => {
-                    connection.receive(&buffer[..count]);
-                    activity.touch();
-                }
-                _ => return,
-            },
-            order = orders.recv(), if leave_at.is_none() && has_room => match order {
-                Some(Order::Send { stream, bytes, fin }) => connection.send(stream, bytes, fin),
-                Some(Order::Reset { stream }) => connection.reset(stream),
-                None => leave_at = Some(Instant::now() + LINGER),
-            },
-            () = sleep_until(leave_at.unwrap_or_else(Instant::now)), if leave_at.is_some() => return,
-        }
-    }
+    (session, drive)
 }
 
 /// The streams of a command by their ids.
@@ -246,8 +168,11 @@ async fn pass_output(
 
 #[cfg(test)]
 mod tests {
+    use podbus_common_spdy::{Decoder, Encoder, Frame, Headers, LINGER};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
     use super::*;
-    use crate::spdy::{Decoder, Encoder, Frame, Headers};
     use crate::streaming::client::Ended;
 
     struct Peer {

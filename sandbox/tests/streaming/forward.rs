@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use futures::{SinkExt as _, StreamExt as _};
 use nix::sched::{CloneFlags, setns};
 use podbus_common_cri::runtime::*;
-use podbus_sandbox::spdy::Frame;
+use podbus_common_spdy::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use podbus_sandbox::spdy::{Decoder, Encoder, Frame, Headers};
+use podbus_common_spdy::{Decoder, Encoder, Frame, Headers};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;

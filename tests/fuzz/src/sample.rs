@@ -5,7 +5,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use podbus_sandbox::spdy::{Encoder, Frame, Headers};
+use podbus_common_spdy::{Encoder, Frame, Headers};
 use podbus_sandbox_linux::message::{self, Message, kind};
 use podbus_sandbox_linux::plan::{MOUNT_FILE, Writer, tag};
 use podbus_sandbox_linux::slot::{FLAG_OOM, Slot};

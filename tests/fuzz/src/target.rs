@@ -3,8 +3,8 @@
 use std::fs;
 
 use podbus_common::image_name::ImageName;
+use podbus_common_spdy as spdy;
 use podbus_sandbox::image::fuzzing as image;
-use podbus_sandbox::spdy;
 use podbus_sandbox_linux::message::{self, Message};
 use podbus_sandbox_linux::plan::Plan;
 use podbus_sandbox_linux::slot::{SLOT_BYTES, Slot, crc32};

@@ -1,4 +1,4 @@
-//! The server's side of a connection: which streams are open, and what each frame means for them.
+//! One side of a connection: which streams are open, and what each frame means for them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,11 +11,11 @@ use super::header::Headers;
 const STREAMS_MAX: usize = 1024;
 const REFUSED_STREAM: u32 = 3;
 
-/// What a client did.
+/// What the other side did.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "stream is its id, the rest says itself")]
 pub enum Event {
-    /// It opened a stream, which has been accepted.
+    /// It opened a stream, which has been accepted; or it accepted one of ours.
     Opened { stream: u32, headers: Headers },
     /// It sent data.
     Data { stream: u32, bytes: Bytes },
@@ -26,13 +26,15 @@ pub enum Event {
 /// Which sides of a stream still send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sides {
-    client: bool,
-    server: bool,
+    ours: bool,
+    theirs: bool,
 }
 
 /// The state of a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connection {
+    /// Only a client opens streams: a runtime has nothing to open.
+    is_client: bool,
     decoder: Decoder,
     encoder: Encoder,
     streams: HashMap<u32, Sides>,
@@ -44,7 +46,34 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes what the client sent.
+    /// The side that accepts streams.
+    pub fn server() -> Self {
+        Self::new(false)
+    }
+
+    /// The side that opens streams.
+    pub fn client() -> Self {
+        Self::new(true)
+    }
+
+    fn new(is_client: bool) -> Self {
+        Self {
+            is_client,
+            decoder: Decoder::default(),
+            encoder: Encoder::default(),
+            streams: HashMap::new(),
+            newest: 0,
+            events: VecDeque::new(),
+            out: Vec::new(),
+            failed: None,
+        }
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        self.is_client
+    }
+
+    /// Takes what the other side sent.
     pub fn receive(&mut self, bytes: &[u8]) {
         if self.failed.is_some() {
             return;
@@ -77,10 +106,17 @@ impl Connection {
         self.failed
     }
 
+    /// Opens a stream: [`Event::Opened`] says that it was accepted, [`Event::Ended`] alone that it was not. Ids are odd
+    /// and ascend.
+    pub fn open(&mut self, stream: u32, headers: Headers) {
+        self.streams.insert(stream, Sides { ours: true, theirs: true });
+        self.encoder.encode(&Frame::SynStream { stream, fin: false, headers }, &mut self.out);
+    }
+
     /// Sends data on a stream; the last of it with `fin`. What the stream's end came before is dropped.
     pub fn send(&mut self, stream: u32, bytes: Bytes, fin: bool) {
-        let Some(sides) = self.streams.get_mut(&stream).filter(|sides| sides.server) else { return };
-        sides.server = !fin;
+        let Some(sides) = self.streams.get_mut(&stream).filter(|sides| sides.ours) else { return };
+        sides.ours = !fin;
         self.encoder.encode(&Frame::Data { stream, fin, bytes }, &mut self.out);
         self.forget_ended(stream);
     }
@@ -97,16 +133,24 @@ impl Connection {
     }
 
     fn forget_ended(&mut self, stream: u32) {
-        if self.streams.get(&stream) == Some(&Sides { client: false, server: false }) {
+        if self.streams.get(&stream) == Some(&Sides { ours: false, theirs: false }) {
             self.streams.remove(&stream);
         }
     }
 
     fn take(&mut self, frame: Frame) {
         match frame {
-            Frame::SynStream { stream, fin, headers } => self.open(stream, fin, headers),
+            Frame::SynStream { stream, fin, headers } => self.opened(stream, fin, headers),
+            Frame::SynReply { stream, fin, headers } => {
+                if self.is_client && self.streams.contains_key(&stream) {
+                    self.events.push_back(Event::Opened { stream, headers });
+                    if fin {
+                        self.end(stream);
+                    }
+                }
+            }
             Frame::Data { stream, fin, bytes } => {
-                if self.streams.get(&stream).is_some_and(|sides| sides.client) {
+                if self.streams.get(&stream).is_some_and(|sides| sides.theirs) {
                     if !bytes.is_empty() {
                         self.events.push_back(Event::Data { stream, bytes });
                     }
@@ -120,19 +164,19 @@ impl Connection {
                 self.end(stream);
                 self.streams.remove(&stream);
             }
-            // An odd one is the client's, and comes back as it is; an even one would be the answer to ours.
-            Frame::Ping { id } if id % 2 == 1 => self.encoder.encode(&frame, &mut self.out),
-            // After a GOAWAY open streams go on, and the client opens no more.
-            Frame::Ping { .. } | Frame::GoAway { .. } | Frame::SynReply { .. } | Frame::Headers { .. } => {}
+            // An odd one is the client's, an even one the server's: the other side's comes back as it is.
+            Frame::Ping { id } if (id % 2 == 1) != self.is_client => self.encoder.encode(&frame, &mut self.out),
+            // After a GOAWAY open streams go on, and no more are opened.
+            Frame::Ping { .. } | Frame::GoAway { .. } | Frame::Headers { .. } => {}
         }
     }
 
-    fn open(&mut self, stream: u32, fin: bool, headers: Headers) {
-        if stream.is_multiple_of(2) || stream <= self.newest || self.streams.len() >= STREAMS_MAX {
+    fn opened(&mut self, stream: u32, fin: bool, headers: Headers) {
+        if self.is_client || stream.is_multiple_of(2) || stream <= self.newest || self.streams.len() >= STREAMS_MAX {
             return self.refuse(stream);
         }
         self.newest = stream;
-        self.streams.insert(stream, Sides { client: true, server: true });
+        self.streams.insert(stream, Sides { ours: true, theirs: true });
         let reply = Frame::SynReply { stream, fin: false, headers: Headers::default() };
         self.encoder.encode(&reply, &mut self.out);
         self.events.push_back(Event::Opened { stream, headers });
@@ -141,10 +185,10 @@ impl Connection {
         }
     }
 
-    /// The client sends no more.
+    /// The other side sends no more.
     fn end(&mut self, stream: u32) {
-        let Some(sides) = self.streams.get_mut(&stream).filter(|sides| sides.client) else { return };
-        sides.client = false;
+        let Some(sides) = self.streams.get_mut(&stream).filter(|sides| sides.theirs) else { return };
+        sides.theirs = false;
         self.events.push_back(Event::Ended { stream });
         self.forget_ended(stream);
     }
@@ -180,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_accepted_carries_data_and_is_forgotten_when_both_sides_ended() {
-        let mut connection = Connection::default();
+        let mut connection = Connection::server();
         connection.receive(&wire(&[opening(1), data(1, b"in", true), data(1, b"late", false)]));
         let headers = Headers::new(&[("streamtype", "stdin")]);
         let bytes = Bytes::from_static(b"in");
@@ -197,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_ping_comes_back_and_ids_only_ascend() {
-        let mut connection = Connection::default();
+        let mut connection = Connection::server();
         connection.receive(&wire(&[Frame::Ping { id: 7 }, Frame::Ping { id: 8 }, opening(3), opening(1), opening(4)]));
         let refused = |stream| Frame::RstStream { stream, status: REFUSED_STREAM };
         let accepted = Frame::SynReply { stream: 3, fin: false, headers: Headers::default() };
@@ -206,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_reset_ends_a_stream_and_more_streams_than_the_bound_are_refused() {
-        let mut connection = Connection::default();
+        let mut connection = Connection::server();
         let most = u32::try_from(STREAMS_MAX).unwrap();
         connection.receive(&wire(&(0..=most).map(|n| opening(2 * n + 1)).collect::<Vec<_>>()));
         assert_eq!(
@@ -223,8 +267,40 @@ mod tests {
     }
 
     #[test]
+    fn a_client_opens_streams_that_the_server_accepts_or_refuses() {
+        let (mut client, mut server) = (Connection::client(), Connection::server());
+        client.open(1, Headers::new(&[("streamtype", "data")]));
+        client.open(3, Headers::new(&[("streamtype", "nonsense")]));
+        server.receive(client.transmit());
+        client.transmit().clear();
+        assert_eq!(events(&mut server).len(), 2);
+        server.send(1, Bytes::from_static(b"hello"), true);
+        server.reset(3);
+        client.receive(server.transmit());
+        let opened = |stream| Event::Opened { stream, headers: Headers::default() };
+        let bytes = Bytes::from_static(b"hello");
+        assert_eq!(
+            events(&mut client),
+            [
+                opened(1),
+                opened(3),
+                Event::Data { stream: 1, bytes },
+                Event::Ended { stream: 1 },
+                Event::Ended { stream: 3 }
+            ]
+        );
+        client.send(1, Bytes::from_static(b"half closed"), true);
+        client.send(3, Bytes::from_static(b"into the void"), false);
+        assert_eq!(answers(&mut client), [data(1, b"half closed", true)]);
+        assert!(client.streams.is_empty());
+        client.transmit().clear();
+        client.receive(&wire(&[Frame::Ping { id: 2 }, Frame::Ping { id: 3 }]));
+        assert_eq!(answers(&mut client), [Frame::Ping { id: 2 }]);
+    }
+
+    #[test]
     fn after_an_error_nothing_is_understood_any_more() {
-        let mut connection = Connection::default();
+        let mut connection = Connection::server();
         connection.receive(b"GET / HTTP/1.1\r\n\r\n");
         connection.receive(&[0x80, 9, 0, 1, 0, 0, 0, 0]);
         connection.receive(&wire(&[opening(1)]));
