@@ -161,11 +161,6 @@ pub fn pod_stream_all(node: &str, kind: PodStream) -> String {
     format!("podbus.node.{}.*.{}", token(node), kind.as_str())
 }
 
-/// The third token of a `podbus.node.<node>.<namespace>.<kind>` subject: the namespace.
-pub fn pod_stream_namespace(subject: &str) -> Option<&str> {
-    subject.strip_prefix("podbus.node.")?.split('.').nth(1)
-}
-
 /// `podbus.events.<namespace>.<object>.<Reason>`.
 pub fn event(namespace: &str, object: &str, reason: &str) -> String {
     format!("podbus.events.{}.{}.{reason}", token(namespace), token(object))

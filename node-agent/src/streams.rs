@@ -11,7 +11,7 @@ use std::sync::Arc;
 use async_nats::Message;
 use futures::StreamExt as _;
 use podbus_common::model::Pod;
-use podbus_common::proto::{self, open_stream};
+use podbus_common::proto::{self, open_stream::Request};
 use podbus_common::subject::{self, PodStream};
 use podbus_common_bus::Bus;
 use podbus_common_bus::stream::{self, ServerStream};
@@ -75,21 +75,30 @@ impl<R: Runtime> Streams<R> {
     }
 
     async fn open(self, message: Message) {
-        let namespace = subject::pod_stream_namespace(&message.subject).unwrap_or_default().to_owned();
+        let asked_at = message.subject.clone();
         // An error was told to the client already, or there is none any more.
         let Ok((request, stream)) = stream::accept(&self.bus, message).await else { return };
+        if self.subject_of(&request) != *asked_at {
+            let text = "the request asks for something else than its subject says";
+            return finish(stream, stream::error(403, text)).await;
+        }
         match request {
-            open_stream::Request::Logs(request) if subject::token(&request.namespace) == namespace => {
-                self.logs(request, stream).await;
-            }
-            open_stream::Request::Exec(request) if subject::token(&request.namespace) == namespace => {
-                self.exec(request, stream).await;
-            }
-            open_stream::Request::Stats(request) if subject::token(&request.namespace) == namespace => {
-                self.stats(request, stream).await;
-            }
-            open_stream::Request::Image(request) if namespace == subject::ANY => self.images(request, stream).await,
-            _ => finish(stream, stream::error(403, "the request speaks of another namespace than its subject")).await,
+            Request::Logs(request) => self.logs(request, stream).await,
+            Request::Exec(request) => self.exec(request, stream).await,
+            Request::Stats(request) => self.stats(request, stream).await,
+            Request::Image(request) => self.images(request, stream).await,
+        }
+    }
+
+    /// Where a request has to come in. Rights are rights to subjects, so that what is asked must be what the subject
+    /// says, kind and namespace.
+    fn subject_of(&self, request: &Request) -> String {
+        let of_pod = |namespace: &str, kind| subject::pod_stream(&self.node, namespace, kind);
+        match request {
+            Request::Logs(request) => of_pod(&request.namespace, PodStream::Logs),
+            Request::Exec(request) => of_pod(&request.namespace, PodStream::Exec),
+            Request::Stats(request) => of_pod(&request.namespace, PodStream::Stats),
+            Request::Image(_) => subject::images(&self.node),
         }
     }
 
@@ -118,3 +127,6 @@ impl<R: Runtime> Streams<R> {
 async fn finish(stream: ServerStream, error: Refusal) {
     stream.sender.finish(1, Some(error)).await;
 }
+
+#[cfg(test)]
+mod tests;
