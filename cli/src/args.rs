@@ -56,6 +56,10 @@ pub(crate) enum Command {
     Logs(commands::logs::Args),
     /// Run a command inside a container
     Exec(commands::exec::Args),
+    /// Join the process that a container was started with
+    Attach(commands::attach::Args),
+    /// Let ports of this machine lead into a pod
+    PortForward(commands::port_forward::Args),
     /// Delete pods
     Delete(commands::delete::Args),
     /// Wait until pods are as they should be
@@ -163,7 +167,24 @@ pub(crate) fn command() -> clap::Command {
 /// Verbs in the order in which a newcomer needs them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Cluster", &["up", "down", "node", "url", "keys", "doctor"]),
-    ("Pods", &["apply", "plan", "get", "describe", "explain", "logs", "exec", "delete", "wait", "events", "top"]),
+    (
+        "Pods",
+        &[
+            "apply",
+            "plan",
+            "get",
+            "describe",
+            "explain",
+            "logs",
+            "exec",
+            "attach",
+            "port-forward",
+            "delete",
+            "wait",
+            "events",
+            "top",
+        ],
+    ),
     ("Images", &["image"]),
     ("Load tests", &["load", "sim"]),
     ("Other", &["version", "completion"]),

@@ -1,10 +1,10 @@
 //! Finding the bus and reaching it: a flag, the environment, the running cluster's file, the usual port.
 
 use podbus_common::api::Status;
-use podbus_common::proto;
+use podbus_common::proto::{self, open_stream};
 use podbus_common_bus::api::ApiError;
 use podbus_common_bus::events::EventsError;
-use podbus_common_bus::stream::OpenError;
+use podbus_common_bus::stream::{self, OpenError};
 use podbus_common_bus::{Bus, BusOptions, ConnectError, RequestError, api, read_token};
 
 use crate::args::BusArgs;
@@ -48,6 +48,35 @@ impl Session {
         let options = BusOptions { url: address.url, token: address.token, name: "podbus cli".into() };
         let bus = Bus::connect(&options).await.map_err(|error| unreachable(&error, &unreadable))?;
         Ok(Self { api: api::Client::new(bus.clone()), bus })
+    }
+
+    /// Opens a stream at a node.
+    pub(crate) async fn open(
+        &self,
+        node: &str,
+        subject: &str,
+        request: open_stream::Request,
+    ) -> Outcome<stream::ClientStream> {
+        match stream::open(&self.bus, subject, request).await {
+            Ok(stream) => Ok(stream),
+            Err(OpenError::Refused(error)) => Err(stream_error(&error)),
+            Err(denied @ OpenError::Request(RequestError::Denied(_))) => Err(from_error(&denied).hint(NO_RIGHT)),
+            Err(OpenError::Request(RequestError::NoResponders { .. })) if self.is_simulated(node).await => {
+                let text = format!("node {node} is simulated: it has no containers, logs or images");
+                Err(stream_error(&stream::error(501, text)))
+            }
+            Err(OpenError::Request(RequestError::NoResponders { .. })) => {
+                Err(Failure::local(format!("{node} does not answer"))
+                    .hint("`podbus get nodes` shows whether it is ready"))
+            }
+            Err(other) => Err(from_error(&other).on(node)),
+        }
+    }
+
+    /// Whether `podbus sim` runs a node: such a one is thousands in one process, and subscribes to no more than it must.
+    async fn is_simulated(&self, node: &str) -> bool {
+        let node = self.api.get(None, "nodes", node).await;
+        node.is_ok_and(|node| node["metadata"]["labels"]["podbus.dev/simulated"] == "true")
     }
 }
 
@@ -102,8 +131,8 @@ impl From<ApiError> for Failure {
     }
 }
 
-impl From<podbus_common_bus::stream::StreamError> for Failure {
-    fn from(error: podbus_common_bus::stream::StreamError) -> Self {
+impl From<stream::StreamError> for Failure {
+    fn from(error: stream::StreamError) -> Self {
         from_error(&error)
     }
 }
@@ -115,18 +144,6 @@ impl From<EventsError> for Failure {
     }
 }
 
-/// Why a stream of a node did not open.
-pub(crate) fn stream_failure(error: OpenError, node: &str) -> Failure {
-    match error {
-        OpenError::Refused(error) => stream_error(&error),
-        denied @ OpenError::Request(RequestError::Denied(_)) => from_error(&denied).hint(NO_RIGHT),
-        OpenError::Request(RequestError::NoResponders { .. }) => {
-            Failure::local(format!("{node} does not answer")).hint("`podbus get nodes` shows whether it is ready")
-        }
-        other => from_error(&other).on(node),
-    }
-}
-
 /// What a node says of a stream that it ended or refused.
 pub(crate) fn stream_error(error: &proto::StreamError) -> Failure {
     let reason = match error.code {
@@ -134,7 +151,9 @@ pub(crate) fn stream_error(error: &proto::StreamError) -> Failure {
         403 => "Forbidden",
         404 => "NotFound",
         409 => "Conflict",
+        410 => "Gone",
         501 => "NotImplemented",
+        502 => "BadGateway",
         503 => "ServiceUnavailable",
         _ => "InternalError",
     };

@@ -1,6 +1,6 @@
 //! `po`, `pod`, `pods`, `pod/web`: how a person names kinds and objects.
 
-use podbus_common::model::Timestamp;
+use podbus_common::model::{Pod, Timestamp};
 
 use crate::failure::{Failure, Outcome};
 
@@ -109,6 +109,16 @@ pub(crate) fn pod_name(text: &str) -> Outcome<String> {
         (Kind::Pod, name) => Ok(name),
         (kind, _) => Err(Failure::local(format!("`{text}` is a {}, not a pod", kind.singular()))),
     }
+}
+
+/// The node of a pod, where there is one.
+pub(crate) fn node_of(pod: &Pod) -> Outcome<&str> {
+    let (name, node) = (&pod.metadata.name, &pod.spec.node_name);
+    if node.is_empty() {
+        return Err(Failure::local(format!("pod {name} runs on no node yet"))
+            .hint(format!("`podbus describe pod {name}` says what it waits for")));
+    }
+    Ok(node)
 }
 
 /// What a list says that is empty; `None`: of all namespaces.

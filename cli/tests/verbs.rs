@@ -137,6 +137,27 @@ async fn exec_hands_stdin_through_and_returns_the_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attach_and_port_forward_end_with_their_pod() {
+    let cluster = Cluster::start().await;
+    assert_eq!(
+        cluster.podbus("attach -it web -c main").await,
+        (
+            0,
+            "main goes on\n".into(),
+            "error: Unable to use a TTY - container main did not allocate one\n\
+             error: Unable to use stdin - container main did not ask for it\n"
+                .into()
+        )
+    );
+    let (code, stdout, stderr) = cluster.podbus("port-forward web :80 :81 --address 127.0.0.1").await;
+    assert_eq!((code, stderr.as_str()), (1, "error: lost connection to pod\n  the pod is gone\n"));
+    let told: Vec<_> = stdout.lines().filter_map(|line| line.strip_prefix("Forwarding from 127.0.0.1:")).collect();
+    assert!(matches!(told[..], [a, b] if a.ends_with(" -> 80") && b.ends_with(" -> 81")), "{stdout}");
+    let (_, _, stderr) = cluster.podbus("port-forward web 1:2:3").await;
+    assert_eq!(stderr, "error: invalid port format '1:2:3'\nhint: write 8080:80, 8080 or :80\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn images_are_loaded_onto_each_node() {
     let cluster = Cluster::start().await;
     let archive = vec![7; 3 << 20];

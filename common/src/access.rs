@@ -199,6 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn a_team_opens_every_stream_of_its_namespace_and_a_viewer_only_reads() {
+        let streams = |role: Role| -> Vec<String> {
+            let publish = User { role, key: "UKEY".into() }.grants().publish;
+            publish.into_iter().filter(|subject| subject.starts_with("podbus.node.")).collect()
+        };
+        let of = |namespace: &str, kinds: &[&str]| -> Vec<String> {
+            kinds.iter().map(|kind| format!("podbus.node.*.{namespace}.{kind}")).collect()
+        };
+        let all = ["logs", "exec", "attach", "portforward", "stats"];
+        assert_eq!(streams(Role::Team("team-a".into())), of("team-a", &all));
+        assert_eq!(streams(Role::Viewer("v".into())), of("*", &["logs", "stats"]));
+        let admin = streams(Role::Admin("a".into()));
+        assert!(of("*", &all).iter().all(|subject| admin.contains(subject)), "{admin:?}");
+        let node = User { role: Role::Node("n".into()), key: "UKEY".into() }.grants();
+        assert!(all.iter().all(|kind| node.subscribe.contains(&format!("podbus.node.n.*.{kind}"))));
+    }
+
+    #[test]
     fn the_configuration_names_each_user_with_its_key() {
         let users = [User { role: Role::Node("node-1".into()), key: "UABC".into() }];
         let text = accounts(&users);

@@ -133,25 +133,31 @@ pub enum PodStream {
     Logs,
     /// A command inside a container.
     Exec,
+    /// The first process of a container.
+    Attach,
+    /// Connections to ports inside a pod.
+    PortForward,
     /// CPU and memory now.
     Stats,
 }
 
 impl PodStream {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Logs, Self::Exec, Self::Stats];
+    pub const ALL: [Self; 5] = [Self::Logs, Self::Exec, Self::Attach, Self::PortForward, Self::Stats];
 
     /// The token in a subject.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Logs => "logs",
             Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
             Self::Stats => "stats",
         }
     }
 }
 
-/// `podbus.node.<node>.<namespace>.<logs|exec|stats>`: the agent compares the namespace with the pod's.
+/// `podbus.node.<node>.<namespace>.<logs|exec|attach|portforward|stats>`: the agent compares the namespace with the pod's.
 pub fn pod_stream(node: &str, namespace: &str, kind: PodStream) -> String {
     format!("podbus.node.{}.{}.{}", token(node), token(namespace), kind.as_str())
 }

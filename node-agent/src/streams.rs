@@ -1,7 +1,9 @@
-//! What clients open at a node: logs, exec, stats and images, as streams with credits.
+//! What clients open at a node: logs, exec, attach, port-forward, stats and images, as streams with credits.
 
-mod exec;
+mod command;
+mod forward;
 mod images;
+mod join;
 mod logs;
 mod stats;
 
@@ -48,7 +50,7 @@ impl<R: Runtime> Streams<R> {
         for subject in subjects {
             match self.bus.client().subscribe(subject).await {
                 Ok(subscription) => requests.push(subscription),
-                Err(error) => return tracing::error!(%error, "cannot serve logs, exec, stats and images"),
+                Err(error) => return tracing::error!(%error, "cannot serve streams"),
             }
         }
         let mut requests = futures::stream::select_all(requests);
@@ -85,6 +87,8 @@ impl<R: Runtime> Streams<R> {
         match request {
             Request::Logs(request) => self.logs(request, stream).await,
             Request::Exec(request) => self.exec(request, stream).await,
+            Request::Attach(request) => self.attach(request, stream).await,
+            Request::PortForward(request) => self.port_forward(request, stream).await,
             Request::Stats(request) => self.stats(request, stream).await,
             Request::Image(request) => self.images(request, stream).await,
         }
@@ -97,6 +101,8 @@ impl<R: Runtime> Streams<R> {
         match request {
             Request::Logs(request) => of_pod(&request.namespace, PodStream::Logs),
             Request::Exec(request) => of_pod(&request.namespace, PodStream::Exec),
+            Request::Attach(request) => of_pod(&request.namespace, PodStream::Attach),
+            Request::PortForward(request) => of_pod(&request.namespace, PodStream::PortForward),
             Request::Stats(request) => of_pod(&request.namespace, PodStream::Stats),
             Request::Image(_) => subject::images(&self.node),
         }

@@ -1,6 +1,7 @@
 //! A cluster on a bus with keys, its services started one by one as on machines of their own.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -24,12 +25,21 @@ fn on_a_bus_with_keys_each_user_does_what_its_role_may() {
     assert!(team(&["get", "pods", "-n", "team-a"]).contains("Running"));
     assert_eq!(team(&["exec", "web", "-n", "team-a", "--", "hostname"]).trim(), "web");
     assert!(team(&["logs", "web", "-n", "team-a"]).contains("hello"));
+    for (stream, begins) in [
+        (&["attach", "web", "-n", "team-a"][..], "still here"),
+        (&["port-forward", "web", ":80", "-n", "team-a"], "Forwarding from 127.0.0.1:"),
+    ] {
+        let said = cluster.first_line("team.team-a", stream);
+        assert!(said.starts_with(begins), "{stream:?}: {said}");
+    }
     assert!(team(&["events", "-n", "team-a"]).contains("Started"));
     for theirs in [
         &["get", "pods", "-n", "team-b"][..],
         &["get", "pods", "-A"],
         &["events", "-n", "team-b"],
         &["events", "-A"],
+        &["attach", "web", "-n", "team-b"],
+        &["port-forward", "web", ":80", "-n", "team-b"],
         &["delete", "pod", "web", "-n", "team-b"],
     ] {
         let refused = cluster.refused("team.team-a", theirs);
@@ -39,7 +49,12 @@ fn on_a_bus_with_keys_each_user_does_what_its_role_may() {
     assert!(cluster.ok("viewer.grafana", &["get", "pods", "-A"]).contains("team-b"));
     assert!(cluster.ok("viewer.grafana", &["logs", "web", "-n", "team-b"]).contains("hello"));
     assert!(cluster.ok("viewer.grafana", &["top", "nodes"]).contains("node-1"));
-    for change in [&["exec", "web", "-n", "team-b", "--", "true"][..], &["delete", "pod", "web", "-n", "team-b"]] {
+    for change in [
+        &["exec", "web", "-n", "team-b", "--", "true"][..],
+        &["attach", "web", "-n", "team-b"],
+        &["port-forward", "web", ":80", "-n", "team-b"],
+        &["delete", "pod", "web", "-n", "team-b"],
+    ] {
         let refused = cluster.refused("viewer.grafana", change);
         assert!(refused.contains("has no right to"), "{change:?}: {refused}");
     }
@@ -52,7 +67,7 @@ fn on_a_bus_with_keys_each_user_does_what_its_role_may() {
 fn pod(namespace: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: {namespace}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
-         containers:\n  - {{name: main, image: 'localhost/busybox:latest', command: [sh, -c, 'echo hello; exec sleep 5005']}}\n"
+         containers:\n  - {{name: main, image: 'localhost/busybox:latest', command: [sh, -c, 'echo hello; while sleep 0.1; do echo still here; done']}}\n"
     )
 }
 
@@ -126,16 +141,31 @@ impl Locked {
     }
 
     /// A verb of this user.
-    fn run(&self, user: &str, arguments: &[&str]) -> Output {
+    fn command(&self, user: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(PODBUS);
         command.args(arguments).env("PODBUS_NATS_URL", &self.url);
-        command.env("PODBUS_TOKEN_FILE", self.path("keys").join(format!("{user}.nk"))).output().unwrap()
+        command.env("PODBUS_TOKEN_FILE", self.path("keys").join(format!("{user}.nk")));
+        command
+    }
+
+    fn run(&self, user: &str, arguments: &[&str]) -> Output {
+        self.command(user, arguments).output().unwrap()
     }
 
     fn ok(&self, user: &str, arguments: &[&str]) -> String {
         let output = self.run(user, arguments);
         assert!(output.status.success(), "{user}: podbus {arguments:?} failed: {}\n{}", text(&output), self.logs());
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a verb that goes on says first; then it is ended.
+    fn first_line(&self, user: &str, arguments: &[&str]) -> String {
+        let mut child = self.command(user, arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        line
     }
 
     fn refused(&self, user: &str, arguments: &[&str]) -> String {

@@ -24,4 +24,6 @@ mod purity;
 mod runtimes;
 mod soak;
 mod store_loss;
+mod streams;
 mod take_over;
+mod terminal;

@@ -7,6 +7,7 @@ use crate::apart::{Apart, logged};
 use crate::cgroups::{cgroups, directories};
 use crate::cluster::{Cluster, PODBUS, busybox_archive, container, kill, processes, until_some};
 use crate::containerd;
+use crate::streams::{Verb, page};
 
 const TWO_CONTAINERS: &str = include_str!("../../examples/two-containers.yaml");
 
@@ -28,7 +29,21 @@ fn a_node_with_containerd_holds_a_pod_as_one_with_our_runtime_does() {
     assert_eq!(cluster.exec("web", "web", &["hostname"]), "web");
     assert!(cluster.ok(&["logs", "web", "-c", "sidecar"]).contains("Hello from web"));
 
+    let mut counted = cluster.command(&["exec", "-i", "web", "-c", "web", "--", "wc", "-c"]);
+    let output = counted.stdin(fs::File::open(cluster.file("input", "five\n")).unwrap()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "5", "the end of stdin arrives");
+    let mut attached = Verb::start(&cluster, &["attach", "web", "-c", "sidecar"]);
+    assert!(attached.line().starts_with("Hello from web"));
+    let mut forward = Verb::start(&cluster, &["port-forward", "web", ":http", ":1"]);
+    let ports = forward.forwarded(2);
+    assert!(page(ports[0]).contains("Hello from web"));
+    assert_eq!(page(ports[1]), "", "nobody listens there");
+    cluster.wait_until("it is told", || forward.errors().contains(" -> 1: "));
+    assert!(page(ports[0]).contains("Hello from web"), "{}", forward.errors());
+
     kill(node.pause());
+    assert_eq!(forward.wait(), Some(1));
+    assert!(forward.errors().contains("error: lost connection to pod"), "{}", forward.errors());
     let restarted = |name: &str| cluster.pod("web").is_some_and(|pod| container(&pod, name)["restartCount"] == 1);
     cluster.wait_until("the containers are in a new sandbox", || restarted("web") && restarted("sidecar"));
     assert!(cluster.reasons("web").contains(&"SandboxChanged".to_owned()));

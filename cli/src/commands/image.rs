@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use self::progress::{NodeBar, Progress};
 use crate::args::BusArgs;
-use crate::bus::{Session, stream_error, stream_failure};
+use crate::bus::{Session, stream_error};
 use crate::columns::Growing;
 use crate::failure::{Failure, Outcome};
 use crate::output::Format;
@@ -135,8 +135,7 @@ async fn nodes(session: &Session, args: &NodeArgs, terminal: &Terminal) -> Outco
 
 async fn open(session: &Session, node: &str, kind: Kind, image: &str) -> Outcome<stream::ClientStream> {
     let request = proto::ImageRequest { kind: kind.into(), image: image.to_owned() };
-    let opened = stream::open(&session.bus, &subject::images(node), open_stream::Request::Image(request)).await;
-    opened.map_err(|error| stream_failure(error, node))
+    session.open(node, &subject::images(node), open_stream::Request::Image(request)).await
 }
 
 /// Works on all nodes at once, with a bar each: what came of it, and what failed.

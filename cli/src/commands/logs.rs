@@ -13,7 +13,7 @@ use podbus_common_bus::stream;
 use crate::args::{self, BusArgs, NamespaceArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
-use crate::resource::{nothing_found, now, pod_name};
+use crate::resource::{node_of, nothing_found, now, pod_name};
 use crate::rows::typed;
 use crate::terminal::Terminal;
 
@@ -130,12 +130,9 @@ async fn sources(session: &Session, args: &Args, terminal: &Terminal) -> Outcome
     let mut sources = Vec::new();
     for pod in &pods {
         let chosen = containers(pod, container, args.all_containers, terminal)?;
-        if pod.spec.node_name.is_empty() {
-            return Err(Failure::local(format!("pod {} runs on no node yet", pod.metadata.name))
-                .hint(format!("`podbus describe pod {}` says what it waits for", pod.metadata.name)));
-        }
+        let node = node_of(pod)?;
         sources.extend(chosen.into_iter().map(|container| Source {
-            node: pod.spec.node_name.clone(),
+            node: node.to_owned(),
             namespace: pod.metadata.namespace.clone(),
             pod: pod.metadata.name.clone(),
             uid: pod.metadata.uid.clone(),
@@ -191,8 +188,7 @@ async fn open(session: &Session, args: &Args, source: &Source) -> Outcome<stream
         timestamps: args.timestamps,
     };
     let subject = subject::pod_stream(&source.node, &source.namespace, PodStream::Logs);
-    let opened = stream::open(&session.bus, &subject, open_stream::Request::Logs(request)).await;
-    opened.map_err(|error| crate::bus::stream_failure(error, &source.node))
+    session.open(&source.node, &subject, open_stream::Request::Logs(request)).await
 }
 
 async fn one_by_one(session: &Session, args: &Args, sources: &[Source], terminal: &Terminal) -> Outcome {
@@ -269,7 +265,7 @@ impl<'a> Lines<'a> {
                 Some(error) => Err(crate::bus::stream_error(error)),
                 None => Ok(()),
             },
-            chunk::Kind::Json | chunk::Kind::Ack => Ok(()),
+            chunk::Kind::Json | chunk::Kind::Ack | chunk::Kind::Eof => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
-//! One module a verb, each with its `Args` and a `run`.
+//! One module a verb, each with its `Args` and a `run`; `process` is what `exec` and `attach` share.
 
 pub(crate) mod apply;
+pub(crate) mod attach;
 pub(crate) mod completion;
 pub(crate) mod delete;
 pub(crate) mod describe;
@@ -14,6 +15,8 @@ pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod plan;
+pub(crate) mod port_forward;
+mod process;
 pub(crate) mod top;
 pub(crate) mod url;
 pub(crate) mod version;

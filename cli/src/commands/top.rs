@@ -11,11 +11,10 @@ use podbus_common::model::{Node, Pod};
 use podbus_common::proto::{self, chunk, open_stream};
 use podbus_common::quantity::Quantity;
 use podbus_common::subject::{self, PodStream};
-use podbus_common_bus::stream;
 use prost::Message as _;
 
 use crate::args::{BusArgs, ScopeArgs};
-use crate::bus::{Session, stream_error, stream_failure};
+use crate::bus::{Session, stream_error};
 use crate::columns::Growing;
 use crate::failure::{Failure, Outcome};
 use crate::resource::{nothing_found, pod_name};
@@ -126,8 +125,7 @@ async fn stats(session: &Session, node: &str, namespace: Option<&str>) -> Outcom
     let subject = subject::pod_stream(node, namespace, PodStream::Stats);
     let request = proto::StatsRequest { namespace: namespace.to_owned(), pod: String::new() };
     let ask = async {
-        let opened = stream::open(&session.bus, &subject, open_stream::Request::Stats(request)).await;
-        let mut chunks = opened.map_err(|error| stream_failure(error, node))?;
+        let mut chunks = session.open(node, &subject, open_stream::Request::Stats(request)).await?;
         let mut rows = Vec::new();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;

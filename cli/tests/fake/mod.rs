@@ -210,6 +210,11 @@ async fn serve(request: open_stream::Request, stream: ServerStream) {
             }
             sender.finish(exec.command[1].parse().unwrap(), None).await;
         }
+        open_stream::Request::Attach(attach) => {
+            sender.send(chunk::Kind::Stdout, format!("{} goes on\n", attach.container).into()).await.unwrap();
+            sender.finish(0, None).await;
+        }
+        open_stream::Request::PortForward(_) => sender.finish(1, Some(stream::error(410, "the pod is gone"))).await,
         open_stream::Request::Stats(_) => {
             for (container, cpu_millis, mebibytes) in [("main", 5, 20), ("side", 2, 10)] {
                 let (namespace, pod) = ("default".into(), "web".into());

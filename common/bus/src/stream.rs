@@ -1,4 +1,4 @@
-//! Streams with credits, for logs, exec, images and stats.
+//! Streams with credits, for logs, exec, attach, port-forward, images and stats.
 //!
 //! The client sends [`OpenStream`](podbus_common::proto::OpenStream) with an inbox and a number of credits; the server
 //! answers with a control subject. The server publishes chunks to the inbox, at most as many unacknowledged as there

@@ -112,6 +112,8 @@ fn operation_type(call: &str) -> &'static str {
         "ContainerStatus" => "container_status",
         "ReopenContainerLog" => "reopen_container_log",
         "Exec" => "exec",
+        "Attach" => "attach",
+        "PortForward" => "port_forward",
         "ImageStatus" => "image_status",
         "PullImage" => "pull_image",
         "ListImages" => "list_images",
@@ -229,6 +231,14 @@ impl Runtime for Cri {
 
     async fn exec(&self, request: v1::ExecRequest) -> Result<String, RuntimeError> {
         Ok(self.within(CALL_TIMEOUT, "Exec", self.runtime.clone().exec(request)).await?.url)
+    }
+
+    async fn attach(&self, request: v1::AttachRequest) -> Result<String, RuntimeError> {
+        Ok(self.within(CALL_TIMEOUT, "Attach", self.runtime.clone().attach(request)).await?.url)
+    }
+
+    async fn port_forward(&self, request: v1::PortForwardRequest) -> Result<String, RuntimeError> {
+        Ok(self.within(CALL_TIMEOUT, "PortForward", self.runtime.clone().port_forward(request)).await?.url)
     }
 
     async fn list_pod_sandbox_stats(&self, uid: Option<&str>) -> Result<Vec<v1::PodSandboxStats>, RuntimeError> {

@@ -279,6 +279,14 @@ impl Runtime for Fake {
         Err(not_found("exec"))
     }
 
+    async fn attach(&self, _: v1::AttachRequest) -> Result<String, RuntimeError> {
+        Err(not_found("attach"))
+    }
+
+    async fn port_forward(&self, _: v1::PortForwardRequest) -> Result<String, RuntimeError> {
+        Err(not_found("port_forward"))
+    }
+
     async fn list_pod_sandbox_stats(&self, _: Option<&str>) -> Result<Vec<v1::PodSandboxStats>, RuntimeError> {
         Ok(Vec::new())
     }

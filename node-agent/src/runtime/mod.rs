@@ -59,6 +59,13 @@ pub(crate) trait Runtime: Clone + Send + Sync + 'static {
     fn reopen_container_log(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
     /// A URL where the command can be joined.
     fn exec(&self, request: v1::ExecRequest) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+    /// A URL where the first process of a container can be joined.
+    fn attach(&self, request: v1::AttachRequest) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+    /// A URL where ports of a sandbox can be reached.
+    fn port_forward(
+        &self,
+        request: v1::PortForwardRequest,
+    ) -> impl Future<Output = Result<String, RuntimeError>> + Send;
     /// The containers' and pods' use of CPU and memory; of one pod UID, or all.
     fn list_pod_sandbox_stats(
         &self,

@@ -19,13 +19,17 @@ async fn a_request_that_asks_for_something_else_than_its_subject_is_refused() {
     let stop = CancellationToken::new();
     let serving = tokio::spawn(streams.serve(stop.clone()));
     let exec = || proto::ExecRequest { namespace: "team-a".into(), pod: "web".into(), ..Default::default() };
+    let mut forward = proto::PortForwardRequest { namespace: "team-a".into(), pod: "web".into(), ..Default::default() };
+    forward.port = 80;
     let cases = [
         // A viewer may publish to logs and stats of all namespaces.
         ("team-a.logs", Request::Exec(exec()), 403),
+        ("team-a.stats", Request::PortForward(forward.clone()), 403),
         // A team may publish to all streams of its namespace.
         ("team-b.exec", Request::Exec(exec()), 403),
         ("team-b.exec", Request::Image(proto::ImageRequest::default()), 403),
         ("team-a.exec", Request::Exec(exec()), 404),
+        ("team-a.portforward", Request::PortForward(forward), 404),
     ];
     for (subject, request, code) in cases {
         let subject = format!("podbus.node.node-1.{subject}");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, until};
 
 /// Who may publish to a subject, and who may subscribe to it.
-const RIGHTS: [(&str, &[&str], &[&str]); 22] = [
+const RIGHTS: [(&str, &[&str], &[&str]); 26] = [
     ("podbus.api.v1.team-a.pods.apply", &["admin", "team-a"], &["scheduler"]),
     ("podbus.api.v1.team-a.pods.delete", &["admin", "team-a"], &["scheduler"]),
     ("podbus.api.v1.team-a.pods.list", &["admin", "team-a", "viewer"], &["scheduler"]),
@@ -25,8 +25,12 @@ const RIGHTS: [(&str, &[&str], &[&str]); 22] = [
     ("podbus.node.n1.heartbeat", &["n1"], &["scheduler", "admin", "team-a", "viewer"]),
     ("podbus.status.n1", &["n1"], &["scheduler"]),
     ("podbus.node.n1.team-a.exec", &["admin", "team-a"], &["n1"]),
+    ("podbus.node.n1.team-a.attach", &["admin", "team-a"], &["n1"]),
+    ("podbus.node.n1.team-a.portforward", &["admin", "team-a"], &["n1"]),
     ("podbus.node.n1.team-a.logs", &["admin", "team-a", "viewer"], &["n1"]),
     ("podbus.node.n1.team-b.exec", &["admin"], &["n1"]),
+    ("podbus.node.n1.team-b.attach", &["admin"], &["n1"]),
+    ("podbus.node.n1.team-b.portforward", &["admin"], &["n1"]),
     ("podbus.node.n1.team-b.stats", &["admin", "viewer"], &["n1"]),
     ("podbus.node.n1._.images", &["admin"], &["n1"]),
     ("podbus.events.team-a.web.Started", &["scheduler"], &["admin", "team-a", "viewer"]),

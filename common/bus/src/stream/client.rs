@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use podbus_common::proto::{self, Chunk, ClientFrame, OpenStream, StreamOpened, chunk, client_frame, open_stream};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval_at, timeout_at};
+use tokio::time::{Instant, interval_at, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{ALIVE_EVERY, CHUNK_BYTES_MAX, CREDITS, FRAMES_MAX, SILENCE_MAX, StreamError};
@@ -17,6 +17,8 @@ use crate::{Bus, RequestError};
 
 /// How long the other side may take to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the bus may take to hear that we leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a stream cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +70,11 @@ impl ClientStream {
         self.reader.next().await
     }
 
+    /// Ends the stream, and waits until the server can know: for who ends with it.
+    pub async fn leave(self) {
+        self.reader.leave().await;
+    }
+
     /// Both halves, for two tasks.
     pub fn split(self) -> (ClientReader, ClientWriter) {
         (self.reader, self.writer)
@@ -113,6 +120,15 @@ impl ClientReader {
         let chunk = self.chunks.recv().await?;
         self.taken += 1;
         Some(chunk)
+    }
+
+    /// Ends the stream; see [`ClientStream::leave`].
+    pub async fn leave(self) {
+        let cancel = ClientFrame { kind: client_frame::Kind::Cancel.into(), ..Default::default() };
+        // A connection that is gone ends the stream by silence.
+        if self.shared.send(&cancel).await.is_ok() {
+            let _ = timeout(LEAVE_TIMEOUT, self.shared.client.flush()).await;
+        }
     }
 }
 

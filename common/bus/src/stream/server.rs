@@ -119,14 +119,23 @@ impl ServerSender {
         let mut rest = data;
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(CHUNK_BYTES_MAX));
-            tokio::select! {
-                biased;
-                () = self.outlet.closed.cancelled() => return Err(StreamError::Closed),
-                permit = self.outlet.credits.acquire() => permit.map_err(|_| StreamError::Closed)?.forget(),
-            }
-            self.outlet.numbered(Chunk { kind: kind.into(), data: piece, ..Default::default() }).await?;
+            self.send_piece(kind, piece).await?;
         }
         Ok(())
+    }
+
+    /// Says that no more bytes come, though the stream goes on; waits for a credit.
+    pub async fn eof(&self) -> Result<(), StreamError> {
+        self.send_piece(chunk::Kind::Eof, Bytes::new()).await
+    }
+
+    async fn send_piece(&self, kind: chunk::Kind, data: Bytes) -> Result<(), StreamError> {
+        tokio::select! {
+            biased;
+            () = self.outlet.closed.cancelled() => return Err(StreamError::Closed),
+            permit = self.outlet.credits.acquire() => permit.map_err(|_| StreamError::Closed)?.forget(),
+        }
+        self.outlet.numbered(Chunk { kind: kind.into(), data, ..Default::default() }).await
     }
 
     /// Sends the last chunk: how it ended. Needs no credit.

@@ -24,6 +24,7 @@ async fn more_chunks_than_credits_arrive_in_order_and_whole() {
         }
         let large = Bytes::from(vec![7; CHUNK_BYTES_MAX + 1]);
         stream.sender.send(chunk::Kind::Stderr, large).await.unwrap();
+        stream.sender.eof().await.unwrap();
         stream.sender.finish(3, None).await;
     });
     let mut stream = open(&bus, "logs", open_stream::Request::Logs(LogsRequest::default())).await.unwrap();
@@ -32,6 +33,7 @@ async fn more_chunks_than_credits_arrive_in_order_and_whole() {
     }
     assert_eq!(stream.next().await.unwrap().unwrap().data.len(), CHUNK_BYTES_MAX);
     assert_eq!(stream.next().await.unwrap().unwrap().data.len(), 1);
+    assert_eq!(stream.next().await.unwrap().unwrap().kind(), chunk::Kind::Eof);
     let end = stream.next().await.unwrap().unwrap();
     assert_eq!((end.kind(), end.exit_code), (chunk::Kind::End, 3));
     assert!(stream.next().await.is_none());
@@ -94,13 +96,16 @@ async fn a_client_that_leaves_is_noticed_and_a_refusal_is_an_error() {
     let mut requests = bus.client().subscribe("logs").await.unwrap();
     let serving = bus.clone();
     let noticed = tokio::spawn(async move {
-        let (_, stream) = accept(&serving, requests.next().await.unwrap()).await.unwrap();
-        stream.sender.closed().await;
-        assert!(stream.sender.send(chunk::Kind::Stdout, Bytes::from_static(b"x")).await.is_err());
+        for _ in ["is dropped", "leaves"] {
+            let (_, stream) = accept(&serving, requests.next().await.unwrap()).await.unwrap();
+            stream.sender.closed().await;
+            assert!(stream.sender.send(chunk::Kind::Stdout, Bytes::from_static(b"x")).await.is_err());
+        }
         refuse(&serving, &requests.next().await.unwrap(), 404, "no such pod").await;
     });
     let request = || open_stream::Request::Logs(LogsRequest::default());
     drop(open(&bus, "logs", request()).await.unwrap());
+    open(&bus, "logs", request()).await.unwrap().leave().await;
     let refused = open(&bus, "logs", request()).await.unwrap_err();
     assert_eq!(refused.to_string(), "no such pod");
     noticed.await.unwrap();
