@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Attach(commands::attach::Args),
     /// Let ports of this machine lead into a pod
     PortForward(commands::port_forward::Args),
+    /// Copy files and directories into containers and out of them
+    Cp(commands::cp::Args),
     /// Delete pods
     Delete(commands::delete::Args),
     /// Wait until pods are as they should be
@@ -179,6 +181,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "exec",
             "attach",
             "port-forward",
+            "cp",
             "delete",
             "wait",
             "events",

@@ -90,6 +90,7 @@ async fn run_verb(command: Command, terminal: &Terminal) -> Outcome {
         Command::Exec(args) => commands::exec::run(args, terminal).await,
         Command::Attach(args) => commands::attach::run(args, terminal).await,
         Command::PortForward(args) => commands::port_forward::run(args, terminal).await,
+        Command::Cp(args) => commands::cp::run(args, terminal).await,
         Command::Delete(args) => commands::delete::run(args, terminal).await,
         Command::Wait(args) => commands::wait::run(args, terminal).await,
         Command::Events(args) => commands::events::run(args, terminal).await,

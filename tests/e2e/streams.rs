@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -301,6 +302,46 @@ fn attach_hands_the_terminal_on_and_gives_it_back() {
     cluster.wait_until("both are told", || attach.errors() == told);
     cluster.ok(&["delete", "pod", "plain", "--grace-period=0"]);
     assert_eq!(attach.wait(), Some(0), "{}", attach.errors());
+}
+
+#[test]
+fn files_and_directories_are_copied_both_ways() {
+    let cluster = Cluster::start(1);
+    cluster.apply(&sleeper("box", "Always", "sleep 1016"));
+    cluster.wait_running("box");
+    let here = tempfile::tempdir().unwrap();
+    let path = |name: &str| here.path().join(name).to_str().unwrap().to_owned();
+    let large = (0..999_983_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect::<Vec<_>>().repeat(9);
+    std::fs::create_dir_all(path("tree/inner")).unwrap();
+    std::fs::write(path("tree/inner/large"), &large).unwrap();
+    std::fs::write(path("tree/script"), "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(path("tree/script"), std::fs::Permissions::from_mode(0o750)).unwrap();
+
+    // A file: under another name, and into a directory under its own.
+    cluster.ok(&["cp", &path("tree/inner/large"), "box:/tmp-large"]);
+    cluster.ok(&["cp", &path("tree/script"), "default/box:/etc"]);
+    assert_eq!(
+        cluster.exec("box", "main", &["stat", "-c", "%s %a", "/tmp-large", "/etc/script"]),
+        format!("{} 644\n10 750", large.len())
+    );
+    cluster.ok(&["cp", "box:/tmp-large", &path("back")]);
+    cluster.ok(&["cp", "box:/etc/script", here.path().to_str().unwrap()]);
+    assert!(std::fs::read(path("back")).unwrap() == large);
+    assert_eq!(std::fs::metadata(path("script")).unwrap().permissions().mode() & 0o777, 0o750);
+
+    // A directory: made where there is none, else copied into it.
+    cluster.ok(&["cp", &path("tree"), "box:/made"]);
+    cluster.ok(&["cp", &path("tree"), "box:/made"]);
+    cluster.exec("box", "main", &["cmp", "/made/inner/large", "/made/tree/inner/large"]);
+    cluster.ok(&["cp", "box:/made", &path("fetched")]);
+    assert!(std::fs::read(path("fetched/tree/inner/large")).unwrap() == large);
+    assert_eq!(std::fs::metadata(path("fetched/script")).unwrap().permissions().mode() & 0o777, 0o750);
+
+    let refused = cluster.refused(&["cp", "box:/nix", &path("nix")]);
+    assert!(refused.contains("No such file or directory") && refused.contains("exit code 1"), "{refused}");
+    assert!(!here.path().join("nix").exists());
+    assert!(cluster.refused(&["cp", &path("nix"), "box:/nix"]).contains("cannot read"));
+    assert!(cluster.refused(&["cp", "box:/a", "box:/b"]).contains("one of src or dest must be a local file"));
 }
 
 #[test]

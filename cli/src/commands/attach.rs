@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     let session = Session::connect(&process.bus).await?;
     let namespace = process.namespace.namespace.clone();
     let pod: Pod = typed(&session.api.get(Some(&namespace), "pods", &pod_name(&pod)?).await?)?;
-    let name = process.container(&pod, "attach a container in", terminal)?;
+    let name = process::container(process.container.as_deref(), &pod, "attach a container in", terminal)?;
     let container = pod.spec.containers.iter().chain(&pod.spec.init_containers).find(|c| c.name == name);
     let (has_stdin, has_tty) = container.map_or((false, false), |container| (container.stdin, container.tty));
     if process.tty && !has_tty {

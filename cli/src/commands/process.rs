@@ -48,24 +48,6 @@ impl ProcessArgs {
         }
     }
 
-    /// The container of a pod that runs; `doing`: what cannot be done to one that does not.
-    pub(super) fn container(&self, pod: &Pod, doing: &str, terminal: &Terminal) -> Outcome<String> {
-        let name = &pod.metadata.name;
-        if let Some(status) = pod.status.as_ref().filter(|status| status.phase.is_terminal()) {
-            let phase = status.phase.as_str();
-            return Err(Failure::local(format!("cannot {doing} a completed pod; current phase is {phase}")));
-        }
-        node_of(pod)?;
-        match &self.container {
-            None => super::logs::default_container(pod, terminal),
-            Some(wanted) => {
-                let known = pod.spec.containers.iter().chain(&pod.spec.init_containers).any(|c| c.name == *wanted);
-                let unknown = || Failure::local(format!("container {wanted} is not valid for pod {name}"));
-                known.then(|| wanted.clone()).ok_or_else(unknown)
-            }
-        }
-    }
-
     /// Whether a terminal that is wanted can be handed on: only by someone who has one.
     pub(super) fn usable_tty(&self, terminal: &Terminal) -> bool {
         if !self.stdin {
@@ -77,6 +59,20 @@ impl ProcessArgs {
         }
         is_terminal
     }
+}
+
+/// The container of a pod that runs; `doing`: what cannot be done to one that does not.
+pub(super) fn container(wanted: Option<&str>, pod: &Pod, doing: &str, terminal: &Terminal) -> Outcome<String> {
+    let name = &pod.metadata.name;
+    if let Some(status) = pod.status.as_ref().filter(|status| status.phase.is_terminal()) {
+        let phase = status.phase.as_str();
+        return Err(Failure::local(format!("cannot {doing} a completed pod; current phase is {phase}")));
+    }
+    node_of(pod)?;
+    let Some(wanted) = wanted else { return super::logs::default_container(pod, terminal) };
+    let known = pod.spec.containers.iter().chain(&pod.spec.init_containers).any(|c| c.name == *wanted);
+    let unknown = || Failure::local(format!("container {wanted} is not valid for pod {name}"));
+    known.then(|| wanted.to_owned()).ok_or_else(unknown)
 }
 
 /// Rows and columns of our terminal.
