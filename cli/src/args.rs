@@ -36,6 +36,12 @@ pub(crate) enum Command {
     Down(crate::down::Args),
     /// Stop and start nodes of this machine
     Node(commands::node::Args),
+    /// Let nodes take no new pods; those that they have stay
+    Cordon(commands::cordon::Args),
+    /// Let nodes take new pods again
+    Uncordon(commands::cordon::Args),
+    /// Let nodes take no new pods, and delete those that they have
+    Drain(commands::cordon::DrainArgs),
     /// Print the bus's URL with its token
     Url(commands::url::Args),
     /// Make keys for a bus on which each user has rights of its own
@@ -168,7 +174,7 @@ pub(crate) fn command() -> clap::Command {
 
 /// Verbs in the order in which a newcomer needs them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Cluster", &["up", "down", "node", "url", "keys", "doctor"]),
+    ("Cluster", &["up", "down", "node", "cordon", "uncordon", "drain", "url", "keys", "doctor"]),
     (
         "Pods",
         &[

@@ -10,6 +10,7 @@ mod cgroups;
 mod cluster;
 #[path = "../containerd.rs"]
 mod containerd;
+mod drain;
 mod errors;
 mod exits;
 mod faults;

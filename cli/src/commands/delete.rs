@@ -100,9 +100,9 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
 
 /// A pod that shall go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Doomed {
-    namespace: String,
-    name: String,
+pub(super) struct Doomed {
+    pub(super) namespace: String,
+    pub(super) name: String,
     uid: String,
 }
 
@@ -178,7 +178,7 @@ fn named(pod: &Pod, default: &str) -> (String, String) {
     (namespace.to_owned(), pod.metadata.name.clone())
 }
 
-fn doomed(object: &Value) -> Outcome<Doomed> {
+pub(super) fn doomed(object: &Value) -> Outcome<Doomed> {
     let metadata = typed::<Pod>(object)?.metadata;
     Ok(Doomed { namespace: metadata.namespace, name: metadata.name, uid: metadata.uid })
 }
@@ -193,9 +193,9 @@ fn only_pods(kind: Kind) -> Outcome {
 
 /// How gently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Grace {
-    seconds: Option<u32>,
-    force: bool,
+pub(super) struct Grace {
+    pub(super) seconds: Option<u32>,
+    pub(super) force: bool,
 }
 
 impl Grace {
@@ -218,7 +218,7 @@ impl Grace {
 }
 
 /// Asks once, with the UID: a repeated request must not hit a namesake that was created meanwhile.
-async fn delete(session: &Session, pod: &Doomed, grace: Grace) -> Outcome {
+pub(super) async fn delete(session: &Session, pod: &Doomed, grace: Grace) -> Outcome {
     let request = DeleteRequest {
         name: pod.name.clone(),
         uid: pod.uid.clone(),
@@ -237,7 +237,7 @@ fn deleted_line(args: &Args, pod: &Doomed) -> String {
     format!("pod \"{}\" {how} from {} namespace", pod.name, pod.namespace)
 }
 
-async fn wait_until_gone(session: &Session, pods: Vec<Doomed>, timeout: Duration) -> Outcome {
+pub(super) async fn wait_until_gone(session: &Session, pods: Vec<Doomed>, timeout: Duration) -> Outcome {
     let mut by_namespace: BTreeMap<String, Vec<Doomed>> = BTreeMap::new();
     for pod in pods {
         by_namespace.entry(pod.namespace.clone()).or_default().push(pod);

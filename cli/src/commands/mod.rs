@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod attach;
 pub(crate) mod completion;
+pub(crate) mod cordon;
 pub(crate) mod cp;
 pub(crate) mod delete;
 pub(crate) mod describe;

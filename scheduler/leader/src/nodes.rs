@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use podbus_common::api::ApplyResult;
 use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE};
 use podbus_common::model::{
     EventType, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, Taint, TaintEffect, Timestamp,
@@ -11,9 +12,9 @@ use podbus_common::proto::{NodeDescription, Refusal, SyncRequest, refusal};
 use podbus_common::subject::node_key;
 use podbus_common::validation::names;
 
-use crate::events;
 use crate::plan::{CallId, Effect, Plan, Write};
 use crate::record::{AgentRecord, NodeRecord, Record};
+use crate::{events, intake};
 
 /// Whether a node can run pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,8 @@ fn described(name: &str, id: &str, told: &NodeDescription, before: Option<&Node>
         labels.entry(format!("kubernetes.io/{label}")).or_insert_with(|| value.to_owned());
     }
     node.spec.pod_cidr.clone_from(&told.pod_cidr);
+    // A person said so, and an agent that starts again does not take it back.
+    node.spec.unschedulable = before.is_some_and(|before| before.spec.unschedulable);
     node.spec.taints = serde_json::from_slice(&told.taints).unwrap_or_default();
     let address = |kind: &str, address: &str| NodeAddress { kind: kind.to_owned(), address: address.to_owned() };
     node.status = NodeStatus {
@@ -118,6 +121,22 @@ pub(crate) fn change(stored: &Arc<NodeRecord>, readiness: &Readiness, now: Times
         let reason = if *readiness == Readiness::Ready { "NodeReady" } else { "NodeNotReady" };
         effects.push(publish(&record.node, EventType::Normal, reason, is_now(&record.node, reason), now));
     }
+    Plan { writes: vec![Write::put(node_key(&name), Record::Node(Arc::new(record)))], effects }
+}
+
+/// Changes whether a node takes new pods. Those that it has stay.
+pub(crate) fn cordon(call: CallId, stored: &Arc<NodeRecord>, unschedulable: bool, dry_run: bool) -> Plan {
+    if stored.node.spec.unschedulable == unschedulable {
+        return Plan::only(Effect::Answer(call, intake::reply(ApplyResult::Unchanged, &stored.node)));
+    }
+    let mut record = NodeRecord::clone(stored);
+    record.node.spec.unschedulable = unschedulable;
+    let answer = Effect::Answer(call, intake::reply(ApplyResult::Configured, &record.node));
+    if dry_run {
+        return Plan::only(answer);
+    }
+    let name = record.node.metadata.name.clone();
+    let effects = vec![Effect::NodeChanged { node: name.clone() }, answer];
     Plan { writes: vec![Write::put(node_key(&name), Record::Node(Arc::new(record)))], effects }
 }
 

@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, until};
 
 /// Who may publish to a subject, and who may subscribe to it.
-const RIGHTS: [(&str, &[&str], &[&str]); 26] = [
+const RIGHTS: [(&str, &[&str], &[&str]); 27] = [
     ("podbus.api.v1.team-a.pods.apply", &["admin", "team-a"], &["scheduler"]),
     ("podbus.api.v1.team-a.pods.delete", &["admin", "team-a"], &["scheduler"]),
     ("podbus.api.v1.team-a.pods.list", &["admin", "team-a", "viewer"], &["scheduler"]),
     ("podbus.api.v1.team-b.pods.get", &["admin", "viewer"], &["scheduler"]),
     ("podbus.api.v1._.pods.list", &["admin", "viewer"], &["scheduler"]),
     ("podbus.api.v1._.nodes.list", &["admin", "team-a", "viewer"], &["scheduler"]),
+    ("podbus.api.v1._.nodes.apply", &["admin"], &["scheduler"]),
     ("podbus.node.n1.assign", &["scheduler"], &["n1"]),
     ("podbus.node.n1.sync", &["n1"], &["scheduler"]),
     ("podbus.node.n1.heartbeat", &["n1"], &["scheduler", "admin", "team-a", "viewer"]),

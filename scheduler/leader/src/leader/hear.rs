@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use podbus_common::api::{DeleteRequest, GetRequest, ListRequest, Status, WatchReply, WatchRequest};
+use podbus_common::api::{ApplyRequest, DeleteRequest, GetRequest, ListRequest, Status, WatchReply, WatchRequest};
 use podbus_common::fold;
-use podbus_common::model::PodCondition;
+use podbus_common::model::{Node, PodCondition};
 use podbus_common::proto::{
     Heartbeat, HeldPod, PodAck, Refusal, StatusReply, StatusRequest, SyncReply, SyncRequest, pod_ack, refusal,
 };
@@ -78,11 +78,16 @@ impl Leader {
             (Verb::Explain, Resource::Pods) => self.explain(namespace, &query::read(payload)?).map(Some),
             (Verb::Plan, Resource::Pods) => self.plan_pods(namespace, &query::read(payload)?).map(Some),
             (Verb::Explain | Verb::Plan, Resource::Nodes) => Err(unknown()),
-            (Verb::Apply | Verb::Delete, Resource::Nodes) => Err(Status::failure(
-                405,
-                "MethodNotAllowed",
-                "nodes come and go with their agents: they cannot be changed by hand",
-            )),
+            (Verb::Apply, Resource::Nodes) => {
+                let ApplyRequest::<Node> { object, dry_run, .. } = query::read(payload)?;
+                let unschedulable = object.spec.unschedulable;
+                self.submit(Object::Node(object.metadata.name), Op::Cordon { call, unschedulable, dry_run });
+                Ok(None)
+            }
+            (Verb::Delete, Resource::Nodes) => {
+                let message = "nodes come and go with their agents: they cannot be deleted by hand";
+                Err(Status::failure(405, "MethodNotAllowed", message))
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::intake::{self, Asked, Unplaced};
 use crate::nodes::{self, Readiness};
 use crate::plan::{CallId, Effect, Object, Plan, Write};
 use crate::status::{self, Reported};
-use crate::{binding, deletion};
+use crate::{binding, deletion, query};
 
 /// One decision to take. Those about pods name the UID that they were meant for: the name may have another one by now.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub(super) enum Op {
     NodeLost,
     /// Of a pod: it bore its node's taints long enough.
     Evict { uid: String, new_uid: String },
+    /// Of a node: a client applies it. What may change is whether it takes new pods; all else its agent says.
+    Cordon { call: CallId, unschedulable: bool, dry_run: bool },
     /// Of a node: it registers.
     Register { call: CallId, request: Arc<SyncRequest> },
     /// Of a node.
@@ -107,15 +109,23 @@ impl Leader {
             Op::Evict { uid, new_uid } => binding::evict(stored.as_ref(), uid, new_uid.clone(), now),
             // A status without its pod.
             Op::Drop if stored.is_none() => Plan { writes: vec![Write::purge(name.status_key())], effects: Vec::new() },
-            Op::Report(_) | Op::Drop | Op::Register { .. } | Op::Readiness(_) | Op::Allocatable(_) | Op::Restore(_) => {
-                Plan::default()
-            }
+            Op::Report(_)
+            | Op::Drop
+            | Op::Cordon { .. }
+            | Op::Register { .. }
+            | Op::Readiness(_)
+            | Op::Allocatable(_)
+            | Op::Restore(_) => Plan::default(),
         }
     }
 
     fn plan_node(&mut self, name: &str, op: &Op) -> Plan {
         let stored = self.cluster.node(name);
         match (op, stored) {
+            (Op::Cordon { call, unschedulable, dry_run }, Some(stored)) => {
+                nodes::cordon(*call, stored, *unschedulable, *dry_run)
+            }
+            (Op::Cordon { call, .. }, None) => Plan::only(Effect::Answer(*call, Err(query::not_found("nodes", name)))),
             (Op::Register { call, request }, stored) => nodes::register(*call, request, stored, self.now.wall),
             (Op::Readiness(readiness), Some(stored)) => nodes::change(stored, readiness, self.now.wall),
             (Op::Allocatable(allocatable), Some(stored)) => nodes::change_allocatable(stored, allocatable.clone()),

@@ -86,3 +86,17 @@ fn readiness_brings_and_takes_its_own_taints_only() {
     let plan = change(&lost, &Readiness::Ready, at(9_000));
     assert_eq!((keys(&record(&plan)), reasons(&plan)), (vec![own], vec!["NodeReady"]));
 }
+
+#[test]
+fn a_cordoned_node_stays_so_when_its_agent_starts_again() {
+    let node = record(&register(1, &request("id", "a", 0), None, at(0)));
+    let cordoned = cordon(2, &node, true, false);
+    assert!(record(&cordoned).node.spec.unschedulable);
+    assert!(matches!(&cordoned.effects[..], [Effect::NodeChanged { .. }, Effect::Answer(2, Ok(_))]));
+    let again = record(&register(3, &request("id", "b", 0), Some(&record(&cordoned)), at(1)));
+    assert!(again.node.spec.unschedulable);
+    assert!(!record(&cordon(4, &again, false, false)).node.spec.unschedulable);
+    for (unschedulable, dry_run) in [(true, false), (false, true)] {
+        assert!(cordon(5, &again, unschedulable, dry_run).writes.is_empty());
+    }
+}
