@@ -246,7 +246,13 @@ impl DesiredSet {
         if refused || reply.retry_after_ms > 0 {
             return applied;
         }
-        if (term.epoch, reply.counter) < (self.term.epoch, self.counter) && reply.agent_epoch == self.agent_epoch {
+        if term.epoch < self.term.epoch {
+            // Also to a registration: whoever leads over a store that went back must take a term above all that were.
+            applied.refused_for = Some(self.term.epoch);
+            return applied;
+        }
+        let is_old = term.epoch == self.term.epoch && reply.counter < self.counter;
+        if is_old && reply.agent_epoch == self.agent_epoch {
             // Assignments overtook it: what it says is old.
             applied.sync = true;
             return applied;

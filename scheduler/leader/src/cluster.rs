@@ -367,6 +367,11 @@ impl Cluster {
         pods.chain(statuses).chain(nodes).chain(removals)
     }
 
+    /// Whether it is the UID of a pod that has no node.
+    pub(crate) fn waits(&self, uid: &str) -> bool {
+        self.name_of(uid).and_then(|name| self.kept(name)).is_some_and(|pod| pod.node().is_empty())
+    }
+
     /// The value of a key.
     pub(crate) fn record(&self, key: &str) -> Option<Record> {
         match Key::parse(key)? {

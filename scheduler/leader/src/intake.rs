@@ -228,8 +228,14 @@ pub(crate) fn plan_create(call: CallId, pod: Pod, detail: Detail, unplaced: Opti
     plan
 }
 
-/// Changes a pod that is there, as far as a pod may change.
-pub(crate) fn plan_update(call: CallId, stored: &Arc<Pod>, asked: &Asked, toleration_seconds: i64) -> Plan {
+/// Changes a pod that is there, as far as a pod may change; one whose UID is in doubt gets a `new_uid`.
+pub(crate) fn plan_update(
+    call: CallId,
+    stored: &Arc<Pod>,
+    asked: &Asked,
+    new_uid: Option<&str>,
+    toleration_seconds: i64,
+) -> Plan {
     let name = PodName::of(stored);
     if asked.generated {
         let message =
@@ -245,13 +251,19 @@ pub(crate) fn plan_update(call: CallId, stored: &Arc<Pod>, asked: &Asked, tolera
         Ok(mut pod) => {
             let respec = pod.spec != stored.spec;
             pod.metadata.generation += u64::from(respec);
+            if let Some(uid) = new_uid {
+                uid.clone_into(&mut pod.metadata.uid);
+            }
             // The node follows labels and annotations too: they are part of what it shows to containers later.
             let mut effects = Vec::new();
             if !pod.spec.node_name.is_empty() {
                 effects.push(Effect::Assign(name.clone()));
             }
             effects.push(Effect::AnswerApplied(call, ApplyResult::Configured, name.clone(), asked.detail));
-            Plan { writes: vec![Write::put(name.key(), Record::Pod(Arc::new(pod)))], effects }
+            let mut writes = vec![Write::put(name.key(), Record::Pod(Arc::new(pod)))];
+            // What was said of the UID that it had counts no longer.
+            writes.extend(new_uid.map(|_| Write::purge(name.status_key())));
+            Plan { writes, effects }
         }
     }
 }

@@ -70,8 +70,6 @@ pub struct Start {
 pub struct Leader {
     term: Term,
     lineage: Lineage,
-    /// Nobody knows of pods that wait since before this revision whether they were bound.
-    whole_since: u64,
     /// The store is being rebuilt.
     recovery: Option<Recovery>,
     /// Nodes whose inventory was taken in this term: what they saw before counts no longer.
@@ -137,7 +135,6 @@ impl Leader {
     pub fn new(start: Start, control: String, settings: Settings, seed: [u8; 32], now: Now) -> Self {
         let Start { snapshot: Snapshot { cluster, core }, term, lineage, remembered } = start;
         let mut leader = Self {
-            whole_since: lineage.is_whole_since(),
             lineage,
             recovery: None,
             taken_stock: HashSet::new(),
@@ -219,7 +216,7 @@ impl Leader {
         self.now = now;
         match input {
             Input::Call { call, subject, payload } => self.hear_call(call, &subject, &payload),
-            Input::Sync { request, reply } => self.hear_sync(*request, reply),
+            Input::Sync { request, reply } => self.hear_sync(*request, reply)?,
             Input::Status { request, reply } => self.hear_status(*request, reply),
             Input::Heartbeat(heartbeat) => self.hear_heartbeat(&heartbeat)?,
             Input::Watcher { watch, leaves } => self.watches.heard(watch, leaves, now.instant),

@@ -76,13 +76,14 @@ pub(crate) enum Kind {
 
 /// What is to be done so that the store agrees with the nodes. `written_back`: the ranks that pods had which were written
 /// back from memory, which may be older than what nodes hold. `gate`: the store's unbound pods may be older than what
-/// became of them.
+/// became of them, and go on under a `new_uid`.
 pub(crate) fn merge(
     cluster: &Cluster,
     lineage: &Lineage,
     written_back: &HashMap<PodName, (u64, u64)>,
     inventories: &BTreeMap<String, Inventory>,
     gate: bool,
+    mut new_uid: impl FnMut() -> String,
 ) -> Vec<Repair> {
     let mut best: BTreeMap<PodName, &Claim> = BTreeMap::new();
     // What its node must remove is gone for everybody else.
@@ -111,26 +112,39 @@ pub(crate) fn merge(
     });
     let mut repairs: Vec<_> = restored.collect();
     for (name, pod) in cluster.pods().filter(|(name, _)| !best.contains_key(*name)) {
-        let repair =
-            |writes, kind| Repair { object: Object::Pod(name.clone()), writes, pod: Arc::new(pod.pod(name)), kind };
+        let repair = |writes, pod, kind| Repair { object: Object::Pod(name.clone()), writes, pod, kind };
         if ended.contains(&*pod.uid) {
-            repairs.push(repair(purges(name), Kind::Ended));
+            repairs.push(repair(purges(name), Arc::new(pod.pod(name)), Kind::Ended));
         } else if gate && pod.node().is_empty() && cluster.pod_revision(name) < lineage.began() {
-            let mut gated = pod.pod(name);
+            let mut gated = with_uid(pod.pod(name), new_uid());
             if gated.spec.scheduling_gates.iter().all(|gate| gate.name != RECOVERED_GATE) {
                 gated.spec.scheduling_gates.push(PodSchedulingGate { name: RECOVERED_GATE.to_owned() });
-                let write = Write::put(name.key(), Record::Pod(Arc::new(gated)));
-                repairs.push(repair(vec![write], Kind::Gated));
+                let gated = Arc::new(gated);
+                let put = Write::put(name.key(), Record::Pod(Arc::clone(&gated)));
+                repairs.push(repair(vec![put, Write::purge(name.status_key())], gated, Kind::Gated));
             }
         }
     }
     repairs
 }
 
-/// The writes that make a store say what `remembered` says, which is all that was acknowledged.
-pub(crate) fn write_back(cluster: &Cluster, remembered: &Cluster) -> BTreeMap<Object, Vec<Write>> {
+/// The writes that make a store say what `remembered` says, which is all that was acknowledged. Nobody knows whether a pod
+/// that waited was bound since: it goes on under a UID that no node can have.
+pub(crate) fn write_back(
+    cluster: &Cluster,
+    remembered: &Cluster,
+    mut new_uid: impl FnMut() -> String,
+) -> BTreeMap<Object, Vec<Write>> {
     let mut writes: BTreeMap<Object, Vec<Write>> = BTreeMap::new();
-    for (key, record) in remembered.records() {
+    // What was said of the UID that it had counts no longer.
+    let counts = |record: &Record| !matches!(record, Record::Status(status) if remembered.waits(&status.uid));
+    for (key, record) in remembered.records().filter(|(_, record)| counts(record)) {
+        let record = match record {
+            Record::Pod(pod) if pod.spec.node_name.is_empty() => {
+                Record::Pod(Arc::new(with_uid(Arc::unwrap_or_clone(pod), new_uid())))
+            }
+            record => record,
+        };
         if cluster.record(&key).as_ref() != Some(&record)
             && let Some(object) = Object::of_key(&key)
         {
@@ -138,13 +152,18 @@ pub(crate) fn write_back(cluster: &Cluster, remembered: &Cluster) -> BTreeMap<Ob
         }
     }
     for (key, _) in cluster.records() {
-        if remembered.record(&key).is_none()
+        if !remembered.record(&key).is_some_and(|record| counts(&record))
             && let Some(object) = Object::of_key(&key)
         {
             writes.entry(object).or_default().push(Write::purge(key));
         }
     }
     writes
+}
+
+fn with_uid(mut pod: Pod, uid: String) -> Pod {
+    pod.metadata.uid = uid;
+    pod
 }
 
 #[cfg(test)]

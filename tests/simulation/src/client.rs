@@ -60,6 +60,8 @@ pub(crate) struct Client {
     pub(crate) rests: bool,
     /// The store went back in time: pods may be there that it never heard of again.
     store_went_back: bool,
+    /// What is answered of requests up to this one may be lost already.
+    requests_lost: u64,
 }
 
 impl Client {
@@ -73,12 +75,20 @@ impl Client {
             applied: None,
         };
         let names = (0..NAMES).map(name).collect();
-        Self { names, requests: 0, dice: Dice::new(seed, "client"), rests: false, store_went_back: false }
+        Self {
+            names,
+            requests: 0,
+            dice: Dice::new(seed, "client"),
+            rests: false,
+            store_went_back: false,
+            requests_lost: 0,
+        }
     }
 
     /// What was acknowledged may be lost.
     pub(crate) fn store_went_back(&mut self) {
         self.store_went_back = true;
+        self.requests_lost = self.requests;
         for name in self.names.iter_mut().filter(|name| name.acked != Acked::Unsure) {
             name.acked = Acked::Lost;
         }
@@ -230,7 +240,7 @@ impl World {
         self.note(|| format!("client      hears of pod-{name} (request {request}): {words}"));
         let store_went_back = self.client.store_went_back;
         let own = &mut self.client.names[name];
-        if result.as_ref().is_err_and(|status| status.code == 503) {
+        if request <= self.client.requests_lost || result.as_ref().is_err_and(|status| status.code == 503) {
             return; // Its patience is not over: then it asks again.
         }
         let asked = own.asked.take();

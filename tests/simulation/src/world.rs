@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use bytes::Bytes;
 use podbus_common::api::Status;
+use podbus_common::model::Pod;
 use serde_json::Value;
 
 use crate::client::Client;
@@ -266,8 +267,11 @@ impl World {
         let (answer, passed) = self.store.answer(ask);
         if let Some(passed) = passed {
             self.note(|| {
-                let what = passed.stored.value.as_ref().map_or("purged", |_| "stored");
-                format!("store       {what} {} r{} by e{}", passed.key, passed.stored.revision, passed.stored.epoch)
+                let (key, stored) = (&passed.key, &passed.stored);
+                let what = stored.value.as_ref().map_or("purged", |_| "stored");
+                let pod = stored.value.as_ref().filter(|_| key.starts_with("pods.")).map(words_of_pod);
+                let pod = pod.unwrap_or_default();
+                format!("store       {what} {key} r{} by e{}{pod}", stored.revision, stored.epoch)
             });
             self.invariants.stored(&passed, &self.store, &self.client);
         }
@@ -301,4 +305,12 @@ impl World {
             }
         }
     }
+}
+
+/// Which pod it is, and where.
+fn words_of_pod(json: &Bytes) -> String {
+    let Ok(pod) = serde_json::from_slice::<Pod>(json) else { return String::new() };
+    let deleted = if pod.metadata.deletion_timestamp.is_some() { ", deleted" } else { "" };
+    let node = if pod.spec.node_name.is_empty() { "no node" } else { &pod.spec.node_name };
+    format!(": {} on {node}{deleted}", pod.metadata.uid)
 }

@@ -145,6 +145,8 @@ impl Link {
         self.higher_epoch = applied.refused_for.unwrap_or(0);
         if applied.sync {
             self.ask_after(Duration::ZERO, now);
+        } else if applied.refused_for.is_some() {
+            self.ask_after(RETRY_INTERVAL, now);
         }
     }
 

@@ -134,6 +134,14 @@ fn what_was_seen_before_leaders_that_never_answered_counts_until_one_does() {
 }
 
 #[test]
+fn a_leader_of_an_older_term_cannot_register_a_node_that_saw_a_newer_one() {
+    let mut set = registered();
+    set.deregister();
+    let applied = set.handle_sync_reply(&SyncReply { agent_epoch: 4, ..reply(9, 0) }, NOW);
+    assert_eq!((applied.refused_for, set.agent_epoch(), set.leader_epoch()), (Some(10), 0, 10));
+}
+
+#[test]
 fn verdicts_keep_remove_and_hold() {
     let mut set = registered();
     set.handle_assignment(&assignment(10, 1, ["a", "b", "c"].map(|uid| assigned(uid, 1, 5)).into()), NOW);

@@ -24,7 +24,7 @@ fn created(manifest: &Value, toleration_seconds: i64) -> Arc<Pod> {
 
 fn updated(stored: &Arc<Pod>, manifest: &Value, toleration_seconds: i64) -> Plan {
     let asked = read(Some("default"), &request(manifest), || 0).unwrap();
-    plan_update(1, stored, &asked, toleration_seconds)
+    plan_update(1, stored, &asked, None, toleration_seconds)
 }
 
 fn result_of(plan: &Plan) -> Option<ApplyResult> {
@@ -90,13 +90,26 @@ fn a_new_label_is_no_new_generation_and_a_new_image_is() {
 }
 
 #[test]
+fn a_pod_whose_uid_is_in_doubt_is_changed_under_another_one() {
+    let stored = created(&manifest(), 300);
+    let mut labelled = manifest();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    let asked = read(Some("default"), &request(&labelled), || 0).unwrap();
+    let plan = plan_update(1, &stored, &asked, Some("new"), 300);
+    let [Write { record: Some(Record::Pod(pod)), .. }, Write { record: None, key, .. }] = &plan.writes[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!((pod.metadata.uid.as_str(), key.as_str()), ("new", "podstatus.default.web"));
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let stored = created(&manifest(), 300);
     let mut labelled = manifest();
     labelled["metadata"]["labels"] = json!({"a": "b"});
     let payload = serde_json::to_vec(&json!({"object": labelled, "dryRun": true})).unwrap();
     let asked = read(Some("default"), &payload, || 0).unwrap();
-    let plan = plan_update(1, &stored, &asked, 300);
+    let plan = plan_update(1, &stored, &asked, None, 300);
     assert!(plan.writes.is_empty());
     assert!(matches!(&plan.effects[..], [Effect::Answer(1, Ok(_))]));
 }

@@ -1,5 +1,6 @@
 //! Taking in what clients and nodes say.
 
+use std::iter;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -115,7 +116,7 @@ impl Leader {
 // === Nodes ===
 
 impl Leader {
-    pub(super) fn hear_sync(&mut self, request: SyncRequest, reply: String) {
+    pub(super) fn hear_sync(&mut self, request: SyncRequest, reply: String) -> Result<(), LeaseLost> {
         let node = request.node.clone();
         self.hear_marks(&node, [request.mark.as_ref(), request.earlier_mark.as_ref()]);
         let record = self.cluster.node(&node);
@@ -125,12 +126,14 @@ impl Leader {
                 if refusal.reason() == refusal::Reason::InstanceAlive {
                     self.health.knocked(&node, self.now.instant);
                 }
-                return self.refuse_sync(reply, refusal);
+                self.refuse_sync(reply, refusal);
+                return Ok(());
             }
         } else if !self.recovers() && record.is_none_or(|record| record.agent.epoch != request.agent_epoch) {
             let message = format!("agent epoch {} is not the one of the last registration", request.agent_epoch);
             let reason = refusal::Reason::AgentEpochStale.into();
-            return self.refuse_sync(reply, Refusal { reason, message });
+            self.refuse_sync(reply, Refusal { reason, message });
+            return Ok(());
         }
         let pages = self.pages.entry(node.clone()).or_default();
         if request.page == 0 {
@@ -140,23 +143,32 @@ impl Leader {
             pages.extend(request.held.iter().cloned());
         }
         if !request.last_page {
-            return self.send(reply, &SyncReply { term: Some(self.term.clone()), ..Default::default() });
+            self.send(reply, &SyncReply { term: Some(self.term.clone()), ..Default::default() });
+            return Ok(());
         }
         if self.recovers() {
             self.health.heard(&node, &request.instance, self.now.instant);
             let held = self.pages.remove(&node).unwrap_or_default();
-            return self.take_stock(&node, &held, request.inventory, reply);
+            self.take_stock(&node, &held, request.inventory, reply);
+            return Ok(());
+        }
+        let epoch_seen = request.mark.as_ref().and_then(|mark| mark.term.as_ref()).map_or(0, |term| term.epoch);
+        if epoch_seen > self.term.epoch {
+            // It would refuse the answer.
+            return Err(LeaseLost::HigherEpoch(epoch_seen));
         }
         if request.agent_epoch == 0 {
             self.registrations_last += 1;
             let (call, request) = (self.registrations_last, Arc::new(request));
             self.registrations.insert(call, (reply, Arc::clone(&request)));
-            return self.submit(Object::Node(node), Op::Register { call, request });
+            self.submit(Object::Node(node), Op::Register { call, request });
+            return Ok(());
         }
         self.health.heard(&node, &request.instance, self.now.instant);
         let held = self.pages.remove(&node).unwrap_or_default();
         let wants_states = self.health.wants_states(&node);
         self.answer_sync(&node, &held, reply, wants_states);
+        Ok(())
     }
 
     fn refuse_sync(&mut self, reply: String, refusal: Refusal) {
@@ -277,11 +289,15 @@ impl Leader {
         self.unreported.get(node).is_none_or(|uids| uids.iter().all(gone))
     }
 
-    /// Whether a pod of the node is shown as one whose node does not answer.
+    /// Whether a pod of the node is shown as one whose node does not answer, or is about to be.
     fn marks_pods_of(&self, node: &str) -> bool {
-        self.cluster.pods_on(node).filter_map(|(name, _)| self.cluster.kept_status_of(name)).any(|status| {
-            let marks = |c: &PodCondition| c.kind == "Ready" && c.reason == fold::NODE_NOT_READY;
-            status.template().conditions.iter().any(marks)
+        let marks = |c: &PodCondition| c.kind == "Ready" && c.reason == fold::NODE_NOT_READY;
+        self.cluster.pods_on(node).any(|(name, _)| {
+            let status = self.cluster.kept_status_of(name);
+            let busy = self.busy.get(&Object::Pod(name.clone()));
+            status.is_some_and(|status| status.template().conditions.iter().any(marks))
+                || busy
+                    .is_some_and(|busy| iter::once(&busy.op).chain(&busy.waiting).any(|op| matches!(op, Op::NodeLost)))
         })
     }
 }

@@ -89,7 +89,10 @@ impl Leader {
         let record = self.cluster.status(name);
         match op {
             Op::Apply { call, asked, uid } => match &stored {
-                Some(stored) => intake::plan_update(*call, stored, asked, self.settings.toleration_seconds),
+                Some(stored) => {
+                    let new_uid = self.is_doubtful(name).then_some(uid.as_str());
+                    intake::plan_update(*call, stored, asked, new_uid, self.settings.toleration_seconds)
+                }
                 None => self.plan_create(*call, asked, uid),
             },
             Op::Delete { call, request } => {
@@ -233,11 +236,16 @@ impl Leader {
         }
     }
 
-    /// Nobody knows whether a pod that was there before the last cold start, or before the store was rebuilt, was bound
-    /// already, to a node that cannot be reached now: it is bound under a UID that no node can have.
+    /// Nobody knows whether a pod that waits since before the last cold start was bound already, to a node that cannot be
+    /// reached now: it is written, and so bound, under a UID that no node can have.
+    fn is_doubtful(&self, name: &PodName) -> bool {
+        let waits = self.cluster.kept(name).is_some_and(|pod| pod.node().is_empty());
+        waits && self.cluster.pod_revision(name) < self.lineage.is_whole_since()
+    }
+
     fn renew_uid(&mut self, uid: &str, node: &str) -> Option<String> {
         let name = self.cluster.name_of(uid)?;
-        let pod = self.cluster.kept(name).filter(|_| self.cluster.pod_revision(name) < self.whole_since)?;
+        let pod = self.cluster.kept(name).filter(|_| self.is_doubtful(name))?;
         let spec = binding::spec(pod.template());
         let new_uid = self.random.uid();
         self.core.release(uid);

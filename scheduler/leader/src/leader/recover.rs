@@ -77,7 +77,7 @@ impl Leader {
         };
         let mut writes = BTreeMap::new();
         if let Some(Remembered { cluster, lineage }) = remembered {
-            writes = rebuild::write_back(&self.cluster, cluster);
+            writes = rebuild::write_back(&self.cluster, cluster, || self.random.uid());
             let pods =
                 writes.keys().filter_map(|object| if let Object::Pod(name) = object { Some(name) } else { None });
             let rank = |name| lineage.rank_of(cluster.pod_revision(name));
@@ -153,7 +153,9 @@ impl Leader {
         let Some(recovery) = &mut self.recovery else { return };
         recovery.phase = Phase::Merges;
         let gate = !recovery.remembered;
-        let repairs = rebuild::merge(&self.cluster, &self.lineage, &recovery.written_back, &recovery.inventories, gate);
+        let Recovery { written_back, inventories, .. } = &*recovery;
+        let repairs =
+            rebuild::merge(&self.cluster, &self.lineage, written_back, inventories, gate, || self.random.uid());
         for repair in &repairs {
             let count = match repair.kind {
                 Kind::Restored { .. } => &mut recovery.counts.restored,
@@ -177,8 +179,6 @@ impl Leader {
         tracing::warn!("{message}");
         self.publish(events::of_store(EventType::Warning, "StoreRebuilt", message, self.now.wall));
         self.health.listen_anew(self.now.instant);
-        // What is remembered may lack what another leader did last.
-        self.whole_since = self.cluster.revision() + 1;
         for (node, _) in self.cluster.nodes() {
             self.health.want_states(node);
             let uids = self.cluster.pods_on(node).map(|(_, pod)| Arc::clone(&pod.uid));

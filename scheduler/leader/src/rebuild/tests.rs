@@ -9,6 +9,10 @@ fn pod(name: &str, uid: &str, node: &str) -> Pod {
     serde_json::from_value(json).unwrap()
 }
 
+fn new_uid() -> String {
+    "new".to_owned()
+}
+
 fn store(pods: &[(&str, &str, &str, u64)]) -> Cluster {
     let mut cluster = Cluster::default();
     for (name, uid, node, revision) in pods {
@@ -57,7 +61,7 @@ fn what_a_node_holds_newer_than_what_was_remembered_wins() {
     let told = told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]);
     for (remembered, repairs) in [((7, 149), 1), ((7, 150), 0), ((8, 120), 0), ((5, 99), 1)] {
         let written_back = [(PodName::new("default", "web"), remembered)].into();
-        assert_eq!(merge(&cluster, &lineage(), &written_back, &told, false).len(), repairs, "{remembered:?}");
+        assert_eq!(merge(&cluster, &lineage(), &written_back, &told, false, new_uid).len(), repairs, "{remembered:?}");
     }
 }
 
@@ -66,8 +70,14 @@ fn what_a_node_must_remove_is_not_put_back() {
     let mut cluster = store(&[]);
     let removal = RemovalRecord { node: "n1".into(), uid: "a".into(), ..Default::default() };
     cluster.apply("removals.n1.a", Some(Record::Removal(Arc::new(removal))), 120);
-    let repairs =
-        merge(&cluster, &lineage(), &HashMap::new(), &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]), true);
+    let repairs = merge(
+        &cluster,
+        &lineage(),
+        &HashMap::new(),
+        &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]),
+        true,
+        new_uid,
+    );
     assert!(repairs.is_empty());
 }
 
@@ -82,6 +92,7 @@ fn a_name_that_was_deleted_since_stays_deleted() {
             &HashMap::new(),
             &told(&[("n1", &[holds("web", "a", "n1", epoch, 150)])]),
             true,
+            new_uid,
         ))
     };
     assert!(merged(7).is_empty(), "it was assigned before");
@@ -90,8 +101,14 @@ fn a_name_that_was_deleted_since_stays_deleted() {
 
 #[test]
 fn what_a_node_holds_and_the_store_lost_is_put_back() {
-    let repairs =
-        merge(&store(&[]), &lineage(), &HashMap::new(), &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]), true);
+    let repairs = merge(
+        &store(&[]),
+        &lineage(),
+        &HashMap::new(),
+        &told(&[("n1", &[holds("web", "a", "n1", 7, 150)])]),
+        true,
+        new_uid,
+    );
     assert_eq!(done(&repairs), ["a restored from n1"]);
     assert_eq!(repairs[0].writes.len(), 1);
 }
@@ -108,18 +125,21 @@ fn the_highest_epoch_and_revision_wins_a_name() {
         ((5, 9_000), 150, false),
     ] {
         let told = told(&[("n1", &[holds("web", "new", "n1", held.0, held.1)])]);
-        let repairs = merge(&store(&[("web", "old", "n2", stored)]), &lineage(), &HashMap::new(), &told, true);
+        let repairs = merge(&store(&[("web", "old", "n2", stored)]), &lineage(), &HashMap::new(), &told, true, new_uid);
         assert_eq!(!repairs.is_empty(), wins, "{held:?} against {stored}");
     }
     let two: [(&str, &[HeldPod]); 2] =
         [("n1", &[holds("web", "a", "n1", 5, 90)]), ("n2", &[holds("web", "b", "n2", 7, 20)])];
-    assert_eq!(done(&merge(&store(&[]), &lineage(), &HashMap::new(), &told(&two), true)), ["b restored from n2"]);
+    assert_eq!(
+        done(&merge(&store(&[]), &lineage(), &HashMap::new(), &told(&two), true, new_uid)),
+        ["b restored from n2"]
+    );
 }
 
 #[test]
 fn a_ledger_deletes_what_came_back_and_absence_deletes_nothing() {
     let stored = store(&[("gone", "a", "n1", 40), ("kept", "b", "n1", 41), ("silent", "c", "n2", 42)]);
-    let repairs = merge(&stored, &lineage(), &HashMap::new(), &told(&[("n1", &[ended("a")])]), true);
+    let repairs = merge(&stored, &lineage(), &HashMap::new(), &told(&[("n1", &[ended("a")])]), true, new_uid);
     assert_eq!(done(&repairs), ["a ended"]);
 }
 
@@ -127,33 +147,43 @@ fn a_ledger_deletes_what_came_back_and_absence_deletes_nothing() {
 fn a_name_whose_pod_ended_goes_to_the_one_that_runs_even_if_the_store_wrote_the_ended_one_later() {
     let stored = store(&[("web", "a", "n1", 240)]);
     let told = told(&[("n1", &[ended("a")]), ("n2", &[holds("web", "b", "n2", 7, 150)])]);
-    assert_eq!(done(&merge(&stored, &lineage(), &HashMap::new(), &told, true)), ["b restored from n2"]);
+    assert_eq!(done(&merge(&stored, &lineage(), &HashMap::new(), &told, true, new_uid)), ["b restored from n2"]);
 }
 
 #[test]
 fn a_pod_without_a_node_waits_for_a_person_unless_all_is_remembered() {
     let stored = store(&[("old", "a", "", 40), ("fresh", "b", "", 210)]);
-    let repairs = merge(&stored, &lineage(), &HashMap::new(), &BTreeMap::new(), true);
-    assert_eq!(done(&repairs), ["a gated"]);
+    let repairs = merge(&stored, &lineage(), &HashMap::new(), &BTreeMap::new(), true, new_uid);
+    assert_eq!(done(&repairs), ["new gated"]);
     let Some(Record::Pod(pod)) = &repairs[0].writes[0].record else { panic!("a pod") };
     assert_eq!(pod.spec.scheduling_gates[0].name, RECOVERED_GATE);
-    assert!(merge(&stored, &lineage(), &HashMap::new(), &BTreeMap::new(), false).is_empty());
+    assert!(merge(&stored, &lineage(), &HashMap::new(), &BTreeMap::new(), false, new_uid).is_empty());
     // It was placed since.
     let told = told(&[("n1", &[holds("old", "a", "n1", 7, 150)])]);
-    assert_eq!(done(&merge(&stored, &lineage(), &HashMap::new(), &told, true)), ["a restored from n1"]);
+    assert_eq!(done(&merge(&stored, &lineage(), &HashMap::new(), &told, true, new_uid)), ["a restored from n1"]);
 }
 
 #[test]
 fn a_node_claims_only_what_is_bound_to_it() {
     let told = told(&[("n1", &[holds("web", "a", "n2", 7, 150)])]);
-    assert!(merge(&store(&[]), &lineage(), &HashMap::new(), &told, true).is_empty());
+    assert!(merge(&store(&[]), &lineage(), &HashMap::new(), &told, true, new_uid).is_empty());
 }
 
 #[test]
 fn what_is_remembered_replaces_what_the_store_says() {
     let stored = store(&[("changed", "old", "", 10), ("deleted", "x", "n1", 11), ("same", "s", "n1", 12)]);
     let remembered = store(&[("changed", "new", "n1", 70), ("lost", "y", "n1", 71), ("same", "s", "n1", 12)]);
-    let writes = write_back(&stored, &remembered);
+    let writes = write_back(&stored, &remembered, new_uid);
     let keys: Vec<_> = writes.values().flatten().map(|write| (write.key.as_str(), write.record.is_some())).collect();
     assert_eq!(keys, [("pods.default.changed", true), ("pods.default.deleted", false), ("pods.default.lost", true)]);
+}
+
+#[test]
+fn a_pod_that_waited_is_written_back_under_another_uid_as_it_may_have_been_bound_since() {
+    let writes = write_back(&store(&[]), &store(&[("waits", "a", "", 70), ("runs", "b", "n1", 71)]), new_uid);
+    let uids = writes.values().flatten().filter_map(|write| match &write.record {
+        Some(Record::Pod(pod)) => Some(pod.metadata.uid.as_str()),
+        _ => None,
+    });
+    assert_eq!(uids.collect::<Vec<_>>(), ["b", "new"]);
 }
