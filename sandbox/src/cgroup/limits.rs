@@ -1,5 +1,7 @@
 //! Limits, as the files of v1 and v2 want them.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
@@ -152,9 +154,8 @@ impl Limits {
         }
         if self.devices {
             to.add("devices", "devices.deny", &"a *:* rwm")?;
-            for rule in device::DEFAULT.into_iter().chain(self.device_rules.iter().map(String::as_str)) {
-                to.add("devices", "devices.allow", &rule)?;
-            }
+            let rules = device::DEFAULT.into_iter().chain(self.device_rules.iter().map(String::as_str));
+            to.add_all("devices", "devices.allow", rules.map(str::to_owned).collect())?;
         }
         Ok(())
     }
@@ -259,31 +260,38 @@ impl Writes<'_> {
     }
 
     fn add(&mut self, controller: &str, name: &str, value: &impl ToString) -> Result<(), CgroupError> {
-        let value = value.to_string();
+        self.add_all(controller, name, vec![value.to_string()])
+    }
+
+    fn add_all(&mut self, controller: &str, name: &str, values: Vec<String>) -> Result<(), CgroupError> {
         let Some(file) = self.file(controller, name) else {
             let missing = std::io::Error::from(std::io::ErrorKind::Unsupported);
+            let value = values.join(", ");
             return Err(failed(format!("set {value}: this node lacks the controller, for"), name.as_ref())(missing));
         };
-        self.list.push(Write { file, value });
+        self.list.push(Write { file, values });
         Ok(())
     }
 }
 
-/// One value for one file.
+/// What one file is told, each by a write of its own.
 struct Write {
     file: PathBuf,
-    value: String,
+    values: Vec<String>,
 }
 
 impl Write {
     fn carry_out(&self) -> Result<(), CgroupError> {
-        std::fs::write(&self.file, &self.value).map_err(failed(format!("write {} to", self.value), &self.file))
+        let mut opened = OpenOptions::new().write(true).open(&self.file).map_err(failed("open", &self.file))?;
+        self.values.iter().try_for_each(|value| {
+            opened.write_all(value.as_bytes()).map_err(failed(format!("write {value} to"), &self.file))
+        })
     }
 
     /// What takes it back.
     fn before(&self) -> Option<Self> {
         let value = std::fs::read_to_string(&self.file).ok()?.trim().to_owned();
-        Some(Self { file: self.file.clone(), value })
+        Some(Self { file: self.file.clone(), values: vec![value] })
     }
 }
 
