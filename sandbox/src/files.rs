@@ -12,7 +12,7 @@ use crate::process::Invalid;
 /// Where systemd-resolved keeps the servers that its stub on loopback forwards to.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
-/// Writes all three into `dir`.
+/// Writes all three into `dir`, `hostname` last.
 pub(crate) fn write(dir: &Path, dns: Option<&DnsConfig>, hostname: &str, ip: &str) -> io::Result<()> {
     let resolv = match dns {
         Some(dns) => resolv_conf(dns),
@@ -24,6 +24,11 @@ pub(crate) fn write(dir: &Path, dns: Option<&DnsConfig>, hostname: &str, ip: &st
     write_empty(&dir.join("resolv.conf"), &resolv)?;
     write_empty(&dir.join("hosts"), &hosts(hostname, ip))?;
     write_empty(&dir.join("hostname"), &format!("{hostname}\n"))
+}
+
+/// Whether [`write`] has come to its end.
+pub(crate) fn are_written(dir: &Path) -> bool {
+    dir.join("hostname").metadata().is_ok_and(|it| it.len() > 0)
 }
 
 /// Writes a file that is empty or not there. It is not truncated: ext4 starts to write one that was to the disk at once.

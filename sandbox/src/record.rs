@@ -155,9 +155,17 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Makes the file of one in advance, empty: it says nothing yet.
+    pub(crate) fn reserve(path: &Path) -> io::Result<()> {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+    }
+
     /// Writes a new one.
     pub(crate) fn create(path: &Path, body: &impl Message) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        if file.metadata()?.len() > 0 {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         let body = body.encode_to_vec();
         let length = u32::try_from(body.len()).map_err(io::Error::other)?;
         let mut bytes = vec![0; usize::try_from(BODY_OFFSET).unwrap_or(0)];
@@ -217,6 +225,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record");
         let body = SandboxBody { id: "a".into(), ip: "10.0.0.2".into(), ..SandboxBody::default() };
+        Record::reserve(&path).unwrap();
+        assert!(Record::open::<SandboxBody>(&path).unwrap().is_none());
         let record = Record::create(&path, &body).unwrap();
         assert_eq!(record.slot(Place::State), None);
         let slot = Slot { time: 5, pid: 7, ..Slot::default() };

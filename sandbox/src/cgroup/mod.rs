@@ -93,26 +93,27 @@ impl Cgroups {
 
     /// Makes a cgroup with limits, and opens what a process needs to join it.
     pub(crate) fn create(&self, path: &str, limits: &Limits) -> Result<Door, CgroupError> {
-        for dir in self.layout.dirs(path) {
-            std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
-        }
+        self.make(path)?;
         self.layout.delegate(path)?;
         self.join_on_demand(path, limits)?;
         limits.apply(&self.layout, path)?;
         self.open_door(path)
     }
 
-    /// Makes the cgroup of a pod, and beneath it what pause, named `name`, joins. On v1 that is the tree that it is
-    /// killed by, and for all else it counts as its shim: it uses next to nothing, and each hierarchy that it joined
-    /// would cost the start of every pod.
+    /// Makes, beneath the cgroup of a pod, what pause, named `name`, joins. On v1 that is the tree that it is killed by,
+    /// and for all else it counts as its shim: it uses next to nothing, and each hierarchy that it joined would cost the
+    /// start of every pod. The pod's own in the others is made by [`Cgroups::make`].
     pub(crate) fn create_for_pause(&self, pod: &str, name: &str) -> Result<Door, CgroupError> {
         if self.layout.is_v2() {
             return self.create(&format!("{pod}/{name}"), &Limits::pause());
         }
-        for dir in self.layout.dirs(pod) {
-            std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
-        }
         self.make_leaf(pod, name)
+    }
+
+    /// Makes a cgroup without limits, in every hierarchy that all are in.
+    pub(crate) fn make(&self, path: &str) -> Result<(), CgroupError> {
+        let mut dirs = self.layout.dirs(path).into_iter();
+        dirs.try_for_each(|dir| std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir)))
     }
 
     /// Makes the cgroup in the hierarchies that only these limits need. One without CPUs or memory nodes takes no

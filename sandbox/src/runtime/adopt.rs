@@ -84,6 +84,9 @@ impl Runtime {
             self.adopt_containers(&sandbox).await;
             return;
         }
+        if let Err(error) = sandbox.complete_files() {
+            tracing::warn!(sandbox = %id, %error, "cannot write the files of a sandbox, whose containers will not start");
+        }
         // Before the containers are looked at: once the shim answers, a start that an earlier daemon asked for is over.
         let connected = Link::connect(&sandbox.dir, &sandbox.id_and_cookie(), self.notices(&id)).await;
         self.adopt_containers(&sandbox).await;

@@ -16,6 +16,7 @@ use super::{Outcome, Runtime, doing, new_id};
 use crate::files;
 use crate::link::{self, Asked, Link};
 use crate::network::{Attached, Network, NetworkError};
+use crate::record::Record;
 
 /// A connection to a shim whose pod is not whole: without it the shim undoes what it has made, and ends.
 pub(super) struct Line {
@@ -178,7 +179,8 @@ impl Runtime {
         let network = if self.cni.is_on() { None } else { Some(self.make_network().await?) };
         let dir = SpareDir(self.spares_dir().join(&id));
         std::fs::create_dir_all(dir.0.join("c")).map_err(doing("make a directory in advance"))?;
-        files::reserve(&dir.0).map_err(doing("make files in advance"))?;
+        let reserved = files::reserve(&dir.0).and_then(|()| Record::reserve(&dir.0.join("record")));
+        reserved.map_err(doing("make files in advance"))?;
         let mut line = Line::open(self, &dir.0, &id, &cookie).await?;
         line.spawn(self)?;
         line.greeted().await?;

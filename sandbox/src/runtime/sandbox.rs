@@ -153,6 +153,11 @@ impl Sandbox {
         id_and_cookie(&self.body)
     }
 
+    /// Writes the files that a daemon before this one did not come to write.
+    pub(super) fn complete_files(&self) -> Outcome<()> {
+        if files::are_written(&self.dir) { Ok(()) } else { write_files(&self.body, &self.dir) }
+    }
+
     pub(crate) fn hostname(&self) -> String {
         hostname(self.config())
     }
@@ -241,6 +246,13 @@ fn draft_namespaces(draft: &mut Draft, own_uts: bool, own_ipc: bool) {
     if own_ipc {
         draft.bytes(tag::SHM_BYTES, SHM_BYTES.to_string());
     }
+}
+
+/// Writes the pod's own files.
+fn write_files(body: &SandboxBody, dir: &Path) -> Outcome<()> {
+    let config = config(body);
+    let written = files::write(dir, config.dns_config.as_ref(), &hostname(config), &body.ip);
+    written.map_err(doing("write the pod's files"))
 }
 
 fn hostname(config: &PodSandboxConfig) -> String {
@@ -374,20 +386,14 @@ impl Runtime {
         // Before an error is told: what is undone has to be made.
         let network = network.made().await;
         let Prepared { record, door, line } = prepared?;
-        let link = self.set_up(body, &record, &door, line, network?).await?;
+        let link = self.set_up(body, dir, (&record, &door), line, network?).await?;
         Ok((record, link))
     }
 
-    /// Makes all of a pod that needs no network, the record first.
+    /// Makes what the shim needs of a pod but the network, the record first.
     async fn prepare(self: &Arc<Self>, body: &SandboxBody, dir: &Path, start: Start) -> Outcome<Prepared> {
         let line = start.place(dir).map_err(doing("make the sandbox's directory"))?;
         let record = Record::create(&dir.join("record"), body).map_err(doing("write the sandbox's record"))?;
-        let config = config(body);
-        let hostname = hostname(config);
-        files::write(dir, config.dns_config.as_ref(), &hostname, &body.ip).map_err(doing("write the pod's files"))?;
-        if !config.log_directory.is_empty() {
-            std::fs::create_dir_all(&config.log_directory).map_err(doing(format!("make {}", config.log_directory)))?;
-        }
         let door = self.cgroups.create_for_pause(&body.cgroup, &body.id)?;
         let line = match line {
             Some(line) => line,
@@ -396,12 +402,23 @@ impl Runtime {
         Ok(Prepared { record, door, line })
     }
 
+    /// Makes what only the pod's containers need, while the shim is at work. A daemon that dies meanwhile may leave a
+    /// pod that is whole but for this: the next one, or a container's start, makes what is missing.
+    fn furnish(&self, body: &SandboxBody, dir: &Path) -> Outcome<()> {
+        write_files(body, dir)?;
+        let logs = &config(body).log_directory;
+        if !logs.is_empty() {
+            std::fs::create_dir_all(logs).map_err(doing(format!("make {logs}")))?;
+        }
+        Ok(self.cgroups.make(&body.cgroup)?)
+    }
+
     /// Tells the shim what the pod is, and makes it where it is not made yet.
     async fn set_up(
         &self,
         body: &SandboxBody,
-        record: &Record,
-        door: &Door,
+        dir: &Path,
+        (record, door): (&Record, &Door),
         mut line: Line,
         network: PodNetwork,
     ) -> Outcome<Arc<Link>> {
@@ -424,9 +441,18 @@ impl Runtime {
         let plan = self.plan(body, record, door, netns, &reserved, line.has_pause)?;
         let set_up = line.link.ask(Message { kind: kind::SETUP, ..Message::default() }, plan.fds()).await;
         line.spawn(self)?; // only now, where it can be: so it finds all that it needs
+        let furnished = self.furnish(body, dir);
         line.greeted().await?;
         line.link.answer(set_up).await?;
-        Ok(line.keep())
+        let link = line.keep();
+        if let Err(error) = furnished {
+            // It has committed, and would live on.
+            if let Err(error) = link.request(Message { kind: kind::SHUTDOWN, ..Message::default() }, &[]).await {
+                tracing::warn!(sandbox = %body.id, %error, "the shim of a sandbox that was not made does not end");
+            }
+            return Err(error);
+        }
+        Ok(link)
     }
 
     /// What the shim of a spare is to make, with the spare's network, if it has one.
