@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::sandbox::remove_dir;
+use super::start::Prepared;
 use super::{Outcome, Runtime, RuntimeError, Sandbox, doing, lock, new_id, now};
 use super::{context, device};
 use crate::cgroup::Limits;
@@ -37,8 +38,8 @@ pub(crate) struct Container {
     pub(super) exited: watch::Sender<bool>,
     resources: Mutex<LinuxContainerResources>,
     pub(crate) gauges: Gauges,
-    /// One of start and remove at a time.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    /// One of preparation, start and remove at a time; what is prepared for its start.
+    pub(super) turn: tokio::sync::Mutex<Option<Prepared>>,
     _layers: Arc<Hold>,
 }
 
@@ -49,7 +50,7 @@ pub(crate) struct Stage {
     pub(crate) exit: Option<Slot>,
     /// Why it did not start.
     pub(crate) message: String,
-    is_removed: bool,
+    pub(super) is_removed: bool,
 }
 
 impl Container {
@@ -112,6 +113,13 @@ impl Container {
         self.gauges.disk.read(&self.dir.join("upper"))
     }
 
+    /// Gives up what is prepared for a start that will not be. Who has the turn now sees to it that nothing is left.
+    pub(super) fn forget_prepared(&self) {
+        if let Ok(mut prepared) = self.turn.try_lock() {
+            *prepared = None;
+        }
+    }
+
     /// Waits for the exit; whether it came before `deadline`.
     async fn exits_before(&self, deadline: Instant) -> bool {
         let mut exited = self.exited.subscribe();
@@ -168,8 +176,10 @@ impl Runtime {
         };
         let id = body.id.clone();
         let container = Container::new(body, record, dir, Arc::clone(sandbox), layers);
-        self.table().containers.insert(id.clone(), container);
+        self.table().containers.insert(id.clone(), Arc::clone(&container));
         self.tell(sandbox, &id, ContainerEventType::ContainerCreatedEvent);
+        let runtime = Arc::clone(self);
+        tokio::spawn(async move { runtime.prepare_start(&container).await });
         Ok(id)
     }
 
@@ -333,7 +343,8 @@ impl Runtime {
 
     /// Forgets a container; one that runs is killed first. The log stays.
     pub(crate) async fn remove_container(self: &Arc<Self>, container: &Arc<Container>) -> Outcome<()> {
-        let _turn = container.turn.lock().await;
+        let mut prepared = container.turn.lock().await;
+        *prepared = None;
         if container.is_running() {
             self.kill_container(container).await?;
         }

@@ -21,9 +21,9 @@ use podbus_sandbox_linux::slot::{Place, Slot};
 use self::standard::{Console, Ours, Theirs};
 use super::device;
 use super::exec::{Exec, Standard, exec_process};
-use super::start::{self, hidden, open_log, volumes};
+use super::start::{self, hidden, limits, open_log, volumes};
 use super::{Container, Outcome, Runtime, RuntimeError, doing, now};
-use crate::cgroup::{Door, Limits};
+use crate::cgroup::Door;
 use crate::handler::bundle::{self, Bind, Bundle, Description, Namespace};
 use crate::handler::command::{self, CommandError, Places};
 use crate::link::Link;
@@ -40,9 +40,8 @@ impl Runtime {
         handler: &HandlerBody,
     ) -> Outcome<()> {
         let link = container.sandbox.link()?;
-        let context = process::security(container.config());
         let devices = device::open_all(container)?;
-        let limits = Limits::container(&container.resources(), context.privileged).with_devices(&devices);
+        let limits = limits(container, &devices);
         let door = self.cgroups.create(&container.cgroup(&container.sandbox), &limits)?;
         let rules = devices.iter().map(|device| device.rule.clone()).collect();
         let volumes = volumes(container, devices, None)?;

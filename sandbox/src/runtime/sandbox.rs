@@ -661,6 +661,7 @@ impl Runtime {
             if container.is_running() {
                 self.lose_container(container).await;
             }
+            container.forget_prepared();
             self.cgroups.remove(&container.cgroup(sandbox)).await?;
         }
         self.cgroups.remove(&sandbox.pause_cgroup()).await?;

@@ -51,7 +51,7 @@ const OOM_SCORE: i64 = 0;
 impl Runtime {
     /// Starts a container. One whose start fails has EXITED: it is not tried again.
     pub(crate) async fn start_container(self: &Arc<Self>, container: &Arc<Container>) -> Outcome<()> {
-        let _turn = container.turn.lock().await;
+        let mut turn = container.turn.lock().await;
         let state = container.stage().state();
         if state != ContainerState::ContainerCreated {
             let text = format!("the container {} is {}, not created", container.body.id, state.as_str_name());
@@ -61,7 +61,7 @@ impl Runtime {
             let text = format!("the sandbox {} is not ready", container.sandbox.body.id);
             return Err(RuntimeError::WrongState(text));
         }
-        match self.try_start(container).await {
+        match self.try_start(container, turn.take()).await {
             Ok(()) => {
                 self.refresh(container);
                 Ok(())
@@ -74,13 +74,43 @@ impl Runtime {
         }
     }
 
-    async fn try_start(self: &Arc<Self>, container: &Arc<Container>) -> Outcome<()> {
+    /// Makes of a start what takes long and needs nobody, while the answer to CreateContainer and the request to start
+    /// are on their way. What fails here fails again at the start, which tells why.
+    pub(super) async fn prepare_start(&self, container: &Arc<Container>) {
+        let mut turn = container.turn.lock().await;
+        let stage = container.stage();
+        let is_next = stage.state() == ContainerState::ContainerCreated && !stage.is_removed;
+        if !is_next || container.sandbox.link().is_err() || container.sandbox.body.handler.is_some() {
+            return;
+        }
+        let cgroup = async {
+            let limits = limits(container, &device::open_all(container)?);
+            let door = self.cgroups.create(&container.cgroup(&container.sandbox), &limits)?;
+            Ok::<_, RuntimeError>((door, limits))
+        };
+        // Side by side: either takes as long as the other.
+        match tokio::join!(self.mount_root(container), cgroup) {
+            (Ok(root), Ok((door, limits))) => *turn = Some(Prepared { root, door, limits }),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(container = %container.body.id, %error, "cannot prepare the start of a container");
+            }
+        }
+    }
+
+    async fn try_start(self: &Arc<Self>, container: &Arc<Container>, prepared: Option<Prepared>) -> Outcome<()> {
         if let Some(handler) = &container.sandbox.body.handler {
             return self.start_by_handler(container, handler).await;
         }
         let link = container.sandbox.link()?;
-        // Side by side: the layers take as long as all else. Both to the end, so that nothing comes after an error.
-        let (root, parts) = tokio::join!(self.mount_root(container), self.gather(container, &link));
+        let (root, made) = prepared.map_or((None, None), |it| (Some(it.root), Some((it.door, it.limits))));
+        let root = async {
+            match root {
+                Some(root) => Ok(root),
+                None => self.mount_root(container).await,
+            }
+        };
+        // Side by side, both to the end, so that nothing comes after an error.
+        let (root, parts) = tokio::join!(root, self.gather(container, &link, made));
         let (root, Gathered { door, volumes, log }) = (root?, parts?);
 
         let mut draft = Draft::default();
@@ -117,12 +147,14 @@ impl Runtime {
         Ok(())
     }
 
-    /// Makes the cgroup, and opens all that the container gets but its root.
-    async fn gather(&self, container: &Arc<Container>, link: &Link) -> Outcome<Gathered> {
-        let context = process::security(container.config());
+    /// Makes the cgroup, unless one with its limits is `made`, and opens all that the container gets but its root.
+    async fn gather(&self, container: &Arc<Container>, link: &Link, made: Option<(Door, Limits)>) -> Outcome<Gathered> {
         let devices = device::open_all(container)?;
-        let limits = Limits::container(&container.resources(), context.privileged).with_devices(&devices);
-        let door = self.cgroups.create(&container.cgroup(&container.sandbox), &limits)?;
+        let wanted = limits(container, &devices);
+        let door = match made {
+            Some((door, limits)) if limits == wanted => door,
+            _ => self.cgroups.create(&container.cgroup(&container.sandbox), &wanted)?,
+        };
         let user = container.sandbox.user_namespace(link).await?;
         let volumes = volumes(container, devices, user.as_ref())?;
         let log = open_log(&container.body.log_path)?;
@@ -193,6 +225,20 @@ impl Runtime {
         container.sandbox.link()?.request(message, &[log.as_raw_fd()]).await?;
         Ok(())
     }
+}
+
+/// What is made of a container before its start is asked for.
+pub(super) struct Prepared {
+    root: Option<Fd>,
+    door: Door,
+    /// Those that its cgroup has: they may change until the start.
+    limits: Limits,
+}
+
+/// The limits of a container that has these devices.
+pub(super) fn limits(container: &Container, devices: &[Device]) -> Limits {
+    let privileged = process::security(container.config()).privileged;
+    Limits::container(&container.resources(), privileged).with_devices(devices)
 }
 
 /// What a container gets but its root.

@@ -103,6 +103,33 @@ fn limits_are_written_at_the_start_and_changed_later_all_or_none() {
 }
 
 #[test]
+fn limits_that_change_before_the_start_hold_though_the_cgroup_is_made_before_it() {
+    on_host(|mut host| async move {
+        let sandbox = host.run_pod("web").await;
+        let resources = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() };
+        let ids = [
+            host.create(&sandbox, limited("a", "sleep 1000", resources.clone())).await,
+            host.create(&sandbox, limited("never", "true", resources)).await,
+        ];
+        let file = if is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+        let memory = |id: &str| {
+            let mut found = host.cgroups().into_iter().map(|pod| pod.join(id).join(file));
+            found.find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default().trim().to_owned()
+        };
+        for id in &ids {
+            wait_until("the limit is set before the start", || memory(id) == (64 << 20).to_string()).await;
+        }
+        let change = LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
+        let request =
+            UpdateContainerResourcesRequest { container_id: ids[0].clone(), linux: Some(change), ..Default::default() };
+        host.cri.update_container_resources(request).await.unwrap();
+        host.start_container(&ids[0]).await;
+        assert_eq!(limits(&host, &ids[0])[0], (96 << 20).to_string());
+        host
+    });
+}
+
+#[test]
 fn cpus_can_be_given_to_a_container_that_runs() {
     on_host(|mut host| async move {
         let sandbox = host.run_pod("web").await;
