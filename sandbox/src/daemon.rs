@@ -117,9 +117,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         telemetry::serve(address, Arc::clone(&runtime), &calls).await?;
     }
     let listener = listen(&args.socket)?;
-    if let Err(error) = memory::forget_code() {
-        tracing::debug!(%error, "the code of the start stays in memory");
-    }
+    forget_code();
     tracing::info!(socket = %args.socket.display(), podCIDR = %args.pod_cidr, instance = args.instance, "serving CRI");
 
     let users = Arc::clone(&runtime);
@@ -143,6 +141,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     }
     let _ = std::fs::remove_file(&args.socket);
     Ok(())
+}
+
+/// Gives back the memory of code that was needed once: by the start, or to get an image. What goes on needs little of it.
+pub(crate) fn forget_code() {
+    if let Err(error) = memory::forget_code() {
+        tracing::debug!(%error, "code that nobody needs any more stays in memory");
+    }
 }
 
 /// Ends at SIGTERM or SIGINT, from now on.

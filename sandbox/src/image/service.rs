@@ -21,6 +21,7 @@ use super::auth::{Credentials, credentials};
 use super::reference::Reference;
 use super::registry::{Progress, PullError};
 use super::{Image, RemoveError, ResolveError, Store};
+use crate::daemon::forget_code;
 
 /// Chunks of an archive that wait to be read: at 1 MiB each a few are enough to keep the disk busy.
 const CHUNKS_MAX: usize = 4;
@@ -93,8 +94,9 @@ impl image_service_server::ImageService for ImageService {
         let auth =
             credentials(request.auth.unwrap_or_default(), &reference.registry).map_err(|error| invalid(&error))?;
         tracing::info!(image = %reference, "pulling");
-        let id = self.store.pull(reference, auth, Arc::default()).await.map_err(|error| pull_status(&error))?;
-        Ok(Response::new(PullImageResponse { image_ref: id.to_string() }))
+        let pulled = self.store.pull(reference, auth, Arc::default()).await;
+        forget_code();
+        Ok(Response::new(PullImageResponse { image_ref: pulled.map_err(|error| pull_status(&error))?.to_string() }))
     }
 
     async fn remove_image(
@@ -207,6 +209,7 @@ async fn pull_and_tell(store: Store, reference: Reference, answers: mpsc::Sender
     };
     let last = pulled.map(|id| answer(id.to_string())).map_err(|error| pull_status(&error));
     let _ = answers.send(last).await; // the image is here, whether or not the client still listens
+    forget_code();
 }
 
 /// Hands the pieces to the loader; its end, or an error of the client, is the end of the pieces.
@@ -241,6 +244,7 @@ fn load(
         Err(error) => Err(load_status(&error)),
     };
     let _ = answers.blocking_send(answer); // the images are loaded, whether or not the client still listens
+    forget_code();
 }
 
 /// The pieces of an archive as one reader, which tells the client now and then how far it is.
