@@ -72,7 +72,8 @@ pub(super) struct Node {
     profile: Profile,
     chance: Chance,
     agent: Agent<Memory>,
-    workers: BTreeMap<String, Worker>,
+    /// Boxed, as a map moves what it holds.
+    workers: BTreeMap<String, Box<Worker>>,
     /// When workers want to look.
     looks: BTreeSet<(Instant, String)>,
     next_tick: Instant,
@@ -323,7 +324,7 @@ impl Node {
                     Output::Work { uid, wanted } => {
                         match self.workers.get_mut(&uid) {
                             Some(worker) => worker.want(*wanted),
-                            None => drop(self.workers.insert(uid.clone(), Worker::new(*wanted))),
+                            None => drop(self.workers.insert(uid.clone(), Box::new(Worker::new(*wanted)))),
                         }
                         looks.push(uid);
                     }

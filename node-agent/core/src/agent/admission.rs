@@ -16,7 +16,8 @@ impl<J: Journal> Agent<J> {
             .set
             .pods()
             .iter()
-            .filter(|(other, held)| *other != uid && held.admitted.is_some())
+            // The pod itself is not admitted yet.
+            .filter(|(_, held)| held.admitted.is_some())
             .map(|(other, held)| admission::Held {
                 claim: Arc::clone(&held.claim),
                 terminating: held.must_go(),
