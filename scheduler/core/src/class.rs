@@ -1,8 +1,8 @@
 //! Classes: pods with the same spec, and what is known of them together.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use podbus_common::model::TopologySpreadConstraint;
 
 use crate::placement::PlacementId;

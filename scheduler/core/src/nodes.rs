@@ -1,6 +1,8 @@
 //! The nodes as a struct of arrays, and the journal of those that changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 use crate::bitset::Bitset;
 use crate::labels::LabelIndex;

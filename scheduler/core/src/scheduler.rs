@@ -131,12 +131,17 @@ impl Scheduler {
     /// Puts a pod into the queue; one that waits already is replaced and tried again. One that another scheduler
     /// places is none of ours.
     pub fn enqueue(&mut self, pod: &PendingPod) {
-        match self.cluster.pod_of(&pod.uid).map(|id| self.cluster.pod(id).state) {
+        self.wait(&pod.uid, &pod.spec);
+    }
+
+    /// As [`enqueue`](Self::enqueue), of a spec that others have too.
+    pub fn wait(&mut self, uid: &str, spec: &PodSpec) {
+        match self.cluster.pod_of(uid).map(|id| self.cluster.pod(id).state) {
             Some(PodState::Bound { .. }) => return,
-            Some(PodState::Waits) => self.dequeue(&pod.uid),
+            Some(PodState::Waits) => self.dequeue(uid),
             None => {}
         }
-        let id = self.add(&pod.uid, &pod.spec);
+        let id = self.add(uid, spec);
         if self.cluster.classes.get(self.cluster.pod(id).class).profile.is_none() {
             return self.forget(id);
         }
@@ -145,7 +150,7 @@ impl Scheduler {
             // One more may be what was missing.
             self.wake(unit);
         }
-        if let Some(message) = self.queue.push(unit, id, sequence, pod.spec.priority) {
+        if let Some(message) = self.queue.push(unit, id, sequence, spec.priority) {
             self.tell(id, &message);
         }
     }

@@ -3,9 +3,12 @@
 //! [`Cluster::apply`] is the only way in, for what is read at the start and for what was written: so memory is what a
 //! restart would read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, hash_map};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use foldhash::{HashMap, HashSet};
 use podbus_common::model::{Node, Pod, PodPhase, PodStatus};
 use podbus_common::subject::{self, Key};
 use podbus_common::{digest, fold};
@@ -17,12 +20,41 @@ use crate::record::{NodeRecord, Record, RemovalRecord, StatusRecord};
 const POD_SCHEDULED: &str = "PodScheduled";
 
 /// A pod's name within the cluster. Copies share its text.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Eq)]
 pub struct PodName {
     /// Where the name means something.
     pub namespace: Arc<str>,
     /// Within it.
     pub name: Arc<str>,
+}
+
+// By hand, because names are compared all the time: shared text is equal without a look at it, and what differs most
+// comes first.
+impl PartialEq for PodName {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
+        same(&self.name, &other.name) && same(&self.namespace, &other.namespace)
+    }
+}
+
+impl Hash for PodName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.namespace.hash(state);
+        self.name.hash(state);
+    }
+}
+
+impl Ord for PodName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let compare = |a: &Arc<str>, b: &Arc<str>| if Arc::ptr_eq(a, b) { Ordering::Equal } else { a.cmp(b) };
+        compare(&self.namespace, &other.namespace).then_with(|| compare(&self.name, &other.name))
+    }
+}
+
+impl PartialOrd for PodName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl PodName {

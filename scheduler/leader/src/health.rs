@@ -1,8 +1,8 @@
 //! Which nodes are alive: missed heartbeats, and what follows from them. Pure: moments are arguments.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashMapExt as _};
 use podbus_common::model::Timestamp;
 
 /// A node that misses so many heartbeats is NotReady.

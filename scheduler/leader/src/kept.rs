@@ -3,12 +3,12 @@
 //! Pods are alike. What is a pod's own (names, moments, addresses) is kept beside a template, which is the rest, and
 //! which all that have the same share. Taken together they are what was put in.
 
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::mem;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use foldhash::{HashSet, HashSetExt as _};
 use podbus_common::model::{ObjectMeta, Pod, PodPhase, PodSpec, PodStatus, Timestamp};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
