@@ -16,6 +16,14 @@ pub const WATCH_ALIVE_SECONDS: u64 = 5;
 /// A list reply holds at most this many objects; [`ListMeta::continue_token`] asks for the next.
 pub const LIST_PAGE_OBJECTS_MAX: usize = 500;
 
+/// The kind of a list that `apply` takes in place of one object, as kubectl writes it.
+pub const LIST_KIND: &str = "List";
+/// It holds at most so many objects
+pub const APPLY_OBJECTS_MAX: usize = 64;
+/// of so many bytes together: told in full, with defaults and status, they are less than the 1 MiB that nats-server
+/// takes by default.
+pub const APPLY_BYTES_MAX: usize = 256 << 10;
+
 /// How much is told of each object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,7 +44,8 @@ impl Detail {
     }
 }
 
-/// `apply`: the object, as the user wrote it, without defaults.
+/// `apply`: the object, as the user wrote it, without defaults. Or a list of them, with one answer ([`ApplyAllReply`])
+/// once each is stored or refused: many objects that come together cost less so.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplyRequest<Object = Value> {
@@ -69,6 +78,46 @@ pub struct ApplyReply<Object = Value> {
     pub result: ApplyResult,
     /// The object as stored.
     pub object: Object,
+}
+
+/// Several objects in place of one: `kind: List`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectList<Object = Value> {
+    /// `v1`.
+    pub api_version: String,
+    /// [`LIST_KIND`].
+    pub kind: String,
+    /// In this order they are answered.
+    pub items: Vec<Object>,
+}
+
+impl<Object> ObjectList<Object> {
+    /// Of these objects.
+    pub fn new(items: Vec<Object>) -> Self {
+        Self { api_version: "v1".to_owned(), kind: LIST_KIND.to_owned(), items }
+    }
+}
+
+/// Answer to `apply` of a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApplyAllReply<Object = Value> {
+    /// What became of each object, in the order of the list.
+    pub items: Vec<ItemReply<Object>>,
+}
+
+/// What became of one object of a list: an [`ApplyReply`], or why it was refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ItemReply<Object = Value> {
+    /// As in [`ApplyReply`].
+    #[serde(skip_serializing_if = "Option::is_none", default = "Option::default")]
+    pub result: Option<ApplyResult>,
+    /// As in [`ApplyReply`].
+    #[serde(skip_serializing_if = "Option::is_none", default = "Option::default")]
+    pub object: Option<Object>,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<Box<Status>>,
 }
 
 /// `get`. The answer is the object itself.

@@ -15,7 +15,7 @@ mod volume;
 use std::fmt;
 
 pub use container::is_extended_resource;
-pub use pod::validate_pod;
+pub use pod::{validate_names, validate_pod};
 pub use update::{inherit, validate_update};
 
 /// What is wrong with one field.

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use clap::ValueEnum;
 use futures::{StreamExt as _, stream};
-use podbus_common::api::{ApplyReply, ApplyResult};
+use podbus_common::api::{APPLY_BYTES_MAX, APPLY_OBJECTS_MAX, ApplyReply, ApplyResult, Detail};
 use podbus_common::manifest::Manifest;
+use podbus_common_bus::api::ApiError;
 use serde_json::Value;
 
 use crate::args::BusArgs;
@@ -15,8 +16,10 @@ use crate::manifests::{self, FileArgs};
 use crate::output::{Format, type_and_name};
 use crate::terminal::Terminal;
 
-/// So many requests wait for their answers at once.
-const IN_FLIGHT_MAX: usize = 64;
+/// So many lists wait for their answers at once,
+const IN_FLIGHT_MAX: usize = 4;
+/// each of so many bytes at most, with room for what surrounds its objects.
+const LIST_BYTES_MAX: usize = APPLY_BYTES_MAX - 4096;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  podbus apply -f pod.yaml\n  podbus get pod web -o yaml | podbus apply -f -")]
@@ -56,15 +59,17 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     let (mut done, mut failures) = (Vec::new(), Vec::new());
     for wave in waves(&objects) {
         let mut replies =
-            stream::iter(wave).map(|object| apply(&session, object, args.dry_run)).buffered(IN_FLIGHT_MAX);
-        while let Some(reply) = replies.next().await {
-            match reply {
-                // Lines come as things happen; other forms need all objects.
-                Ok(reply) if args.output.is_none() => {
-                    print_all(&args, terminal, std::iter::once((reply.result, reply.object)))?;
+            stream::iter(lists(wave)).map(|list| apply(&session, list, args.dry_run)).buffered(IN_FLIGHT_MAX);
+        while let Some(replies) = replies.next().await {
+            for reply in replies {
+                match reply {
+                    // Lines come as things happen; other forms need all objects.
+                    Ok(reply) if args.output.is_none() => {
+                        print_all(&args, terminal, std::iter::once((reply.result, reply.object)))?;
+                    }
+                    Ok(reply) => done.push((reply.result, reply.object)),
+                    Err(failure) => failures.push(failure),
                 }
-                Ok(reply) => done.push((reply.result, reply.object)),
-                Err(failure) => failures.push(failure),
             }
         }
     }
@@ -78,6 +83,8 @@ struct Object {
     name: String,
     file: String,
     value: Value,
+    /// Of it, as JSON.
+    bytes: usize,
 }
 
 fn objects(manifests: Vec<Manifest>, wanted: Option<&str>) -> Outcome<Vec<Object>> {
@@ -100,7 +107,8 @@ fn object(mut from: Manifest, wanted: Option<&str>) -> Outcome<Object> {
     }
     let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
     let value = serde_json::to_value(&from.pod).map_err(Failure::local)?;
-    Ok(Object { namespace, name, file: from.file, value })
+    let bytes = serde_json::to_vec(&value).map_err(Failure::local)?.len();
+    Ok(Object { namespace, name, file: from.file, value, bytes })
 }
 
 /// Runs of objects with distinct names: what names the same object waits for the one before.
@@ -117,9 +125,40 @@ fn waves(objects: &[Object]) -> Vec<&[Object]> {
     waves
 }
 
-async fn apply(session: &Session, object: &Object, dry_run: DryRun) -> Outcome<ApplyReply> {
-    let reply = session.api.apply(&object.namespace, "pods", &object.value, dry_run == DryRun::Server).await;
-    reply.map_err(|error| Failure::from(error).when(&format!("applying \"{}\"", object.file)))
+/// Runs of objects that may be one list: of one namespace, and not too many.
+fn lists(objects: &[Object]) -> Vec<&[Object]> {
+    let (mut lists, mut from, mut bytes) = (Vec::new(), 0, 0);
+    for (i, object) in objects.iter().enumerate() {
+        bytes += object.bytes;
+        let full = i - from == APPLY_OBJECTS_MAX || bytes > LIST_BYTES_MAX;
+        if i > from && (full || object.namespace != objects[from].namespace) {
+            lists.push(&objects[from..i]);
+            (from, bytes) = (i, object.bytes);
+        }
+    }
+    lists.push(&objects[from..]);
+    lists
+}
+
+/// What becomes of each object of a list.
+async fn apply(session: &Session, list: &[Object], dry_run: DryRun) -> Vec<Outcome<ApplyReply>> {
+    let dry_run = dry_run == DryRun::Server;
+    let failure =
+        |object: &Object, error: ApiError| Failure::from(error).when(&format!("applying \"{}\"", object.file));
+    let [first, ..] = list else { return Vec::new() };
+    if let [only] = list {
+        let reply = session.api.apply(&only.namespace, "pods", &only.value, dry_run).await;
+        return vec![reply.map_err(|error| failure(only, error))];
+    }
+    let objects = list.iter().map(|object| &object.value).collect();
+    match session.api.apply_all(&first.namespace, "pods", objects, dry_run, Detail::Full).await {
+        Ok(replies) => {
+            let replies = list.iter().zip(replies);
+            replies.map(|(object, reply)| reply.map_err(|error| failure(object, error))).collect()
+        }
+        // Nobody knows which of them were taken: it is told of the first.
+        Err(error) => vec![Err(failure(first, error))],
+    }
 }
 
 fn print_all(args: &Args, terminal: &Terminal, done: impl IntoIterator<Item = (ApplyResult, Value)>) -> Outcome {
@@ -150,7 +189,19 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Object {
-        Object { namespace: "default".into(), name: name.into(), file: String::new(), value: Value::Null }
+        Object { namespace: "default".into(), name: name.into(), file: String::new(), value: Value::Null, bytes: 1 }
+    }
+
+    #[test]
+    fn a_list_has_one_namespace_and_is_not_too_long() {
+        let of = |count: usize, namespace: &str, bytes| {
+            (0..count).map(move |_| Object { namespace: namespace.into(), bytes, ..named("") }).collect::<Vec<_>>()
+        };
+        let sizes = |objects: &[Object]| lists(objects).iter().map(|list| list.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&of(APPLY_OBJECTS_MAX + 1, "a", 1)), [APPLY_OBJECTS_MAX, 1]);
+        assert_eq!(sizes(&of(3, "a", LIST_BYTES_MAX / 2)), [2, 1]);
+        assert_eq!(sizes(&of(2, "a", 2 * LIST_BYTES_MAX)), [1, 1]);
+        assert_eq!(sizes(&[of(1, "a", 1), of(2, "b", 1)].into_iter().flatten().collect::<Vec<_>>()), [1, 2]);
     }
 
     #[test]

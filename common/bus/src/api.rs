@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Buf as _;
 use futures::{Stream, StreamExt as _};
 use podbus_common::api::{
-    ApplyReply, ApplyRequest, DeleteRequest, Detail, ExplainReply, ExplainRequest, GetRequest, List, ListRequest,
-    PlanReply, PlanRequest, Status, WATCH_ALIVE_SECONDS, WATCH_SEQUENCE_HEADER, WatchEvent, WatchEventType, WatchReply,
-    WatchRequest,
+    ApplyAllReply, ApplyReply, ApplyRequest, DeleteRequest, Detail, ExplainReply, ExplainRequest, GetRequest,
+    ItemReply, List, ListRequest, ObjectList, PlanReply, PlanRequest, Status, WATCH_ALIVE_SECONDS,
+    WATCH_SEQUENCE_HEADER, WatchEvent, WatchEventType, WatchReply, WatchRequest,
 };
 use podbus_common::model::ListMeta;
 use podbus_common::subject::{self, Verb};
@@ -103,17 +103,37 @@ impl Client {
         object: &Value,
         dry_run: bool,
     ) -> Result<ApplyReply, ApiError> {
-        self.apply_as(namespace, resource, &ApplyRequest { object, dry_run, detail: Detail::Full }).await
+        let request = ApplyRequest { object, dry_run, detail: Detail::Full };
+        self.request(Some(namespace), resource, Verb::Apply, &request).await
     }
 
-    /// As [`apply`](Self::apply), of who wants to know only some of the object.
-    pub async fn apply_as<Object: DeserializeOwned>(
+    /// Creates or updates many objects with one request: what became of each, in their order. At most
+    /// [`APPLY_OBJECTS_MAX`](podbus_common::api::APPLY_OBJECTS_MAX) of
+    /// [`APPLY_BYTES_MAX`](podbus_common::api::APPLY_BYTES_MAX) bytes.
+    pub async fn apply_all<Object: DeserializeOwned>(
         &self,
         namespace: &str,
         resource: &str,
-        request: &ApplyRequest<impl Serialize>,
-    ) -> Result<ApplyReply<Object>, ApiError> {
-        self.request(Some(namespace), resource, Verb::Apply, request).await
+        objects: Vec<impl Serialize>,
+        dry_run: bool,
+        detail: Detail,
+    ) -> Result<Vec<Result<ApplyReply<Object>, ApiError>>, ApiError> {
+        let count = objects.len();
+        let request = ApplyRequest { object: ObjectList::new(objects), dry_run, detail };
+        let reply: ApplyAllReply<Object> = self.request(Some(namespace), resource, Verb::Apply, &request).await?;
+        let unreadable = || ApiError::Decode {
+            subject: subject::api(Some(namespace), resource, Verb::Apply),
+            source: serde_json::Error::custom("an object without an answer"),
+        };
+        if reply.items.len() != count {
+            return Err(unreadable());
+        }
+        let became = |item: ItemReply<Object>| match item {
+            ItemReply { error: Some(status), .. } => Err(ApiError::Refused(status)),
+            ItemReply { result: Some(result), object: Some(object), .. } => Ok(ApplyReply { result, object }),
+            _ => Err(unreadable()),
+        };
+        Ok(reply.items.into_iter().map(became).collect())
     }
 
     /// Reads one object; `namespace` is `None` for nodes.

@@ -21,6 +21,13 @@ pub fn validate_pod(pod: &Pod) -> Vec<FieldError> {
     faults.list
 }
 
+/// All that is wrong with what a pod is called and labelled.
+pub fn validate_names(metadata: &ObjectMeta) -> Vec<FieldError> {
+    let mut faults = Faults::default();
+    validate_metadata(metadata, &mut faults);
+    faults.list
+}
+
 fn validate_metadata(metadata: &ObjectMeta, faults: &mut Faults) {
     if metadata.name.is_empty() && metadata.generate_name.is_empty() {
         faults.required("metadata.name", "name or generateName is required");

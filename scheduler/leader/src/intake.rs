@@ -1,14 +1,16 @@
 //! `apply`: what a manifest becomes. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use podbus_common::api::{ApplyReply, ApplyRequest, ApplyResult, Detail, Status};
+use foldhash::HashMap;
+use podbus_common::api::{APPLY_BYTES_MAX, APPLY_OBJECTS_MAX, ApplyReply, ApplyResult, Detail, LIST_KIND, Status};
 use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE, set_defaults};
 use podbus_common::manifest;
 use podbus_common::model::{ObjectMeta, Pod, PodSpec, Timestamp};
-use podbus_common::validation::{FieldError, inherit, invalid_message, validate_pod, validate_update};
+use podbus_common::validation::{FieldError, inherit, invalid_message, validate_names, validate_pod, validate_update};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -39,45 +41,67 @@ pub(crate) struct Asked {
     pub(crate) detail: Detail,
     /// Its name was made here: it is a new pod, or none.
     pub(crate) generated: bool,
+    /// Its spec, where that is known.
+    pub(crate) ready: Option<Arc<Ready>>,
 }
 
-/// Specs that were found in order, by their JSON: pods that are alike are checked once.
-#[derive(Debug, Default)]
+/// A spec that was found in order.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Ready {
+    asked: PodSpec,
+    /// With defaults.
+    spec: PodSpec,
+}
+
+/// Specs that were found in order, by their JSON: pods that are alike are completed and checked once.
+#[derive(Debug)]
 pub(crate) struct Known {
-    specs: HashMap<Box<str>, PodSpec>,
+    specs: HashMap<Box<str>, Arc<Ready>>,
+    toleration_seconds: i64,
 }
 
 impl Known {
-    fn add(&mut self, payload: &[u8], pod: &Pod) {
-        let Some(spec) = Plain::read(payload).map(|plain| plain.object.spec.get()) else { return };
+    /// `toleration_seconds`: as [`create`] has it.
+    pub(crate) fn new(toleration_seconds: i64) -> Self {
+        Self { specs: HashMap::default(), toleration_seconds }
+    }
+
+    fn add(&mut self, object: &RawValue, pod: &Pod) {
+        let Some(spec) = Plain::read(object).map(|plain| plain.spec.get()) else { return };
         if spec.len() > KNOWN_BYTES_MAX {
+            return;
+        }
+        let mut completed = pod.clone();
+        set_defaults(&mut completed, self.toleration_seconds);
+        if !validate_pod(&completed).is_empty() {
             return;
         }
         if self.specs.len() >= KNOWN_MAX {
             self.specs.clear();
         }
-        self.specs.insert(spec.into(), pod.spec.clone());
+        self.specs.insert(spec.into(), Arc::new(Ready { asked: pod.spec.clone(), spec: completed.spec }));
     }
 
-    /// The pod of a request whose spec is known and that holds nothing else but names and labels, which are checked
+    /// The pod of an object whose spec is known and that holds nothing else but names and labels, which are checked
     /// with all that is stored.
-    fn pod(&self, payload: &[u8]) -> Option<(Pod, ApplyRequest<()>)> {
-        let Plain { object: PlainObject { api_version, kind, metadata, spec }, dry_run, detail } =
-            Plain::read(payload)?;
-        let spec = self.specs.get(spec.get())?.clone();
+    fn pod(&self, object: &RawValue) -> Option<(Pod, Arc<Ready>)> {
+        let Plain { api_version, kind, metadata, spec } = Plain::read(object)?;
+        let ready = self.specs.get(spec.get())?;
+        let spec = ready.asked.clone();
         let PlainMetadata { name, namespace, labels } = metadata;
         let metadata = ObjectMeta { name, namespace, labels, ..ObjectMeta::default() };
-        let (api_version, kind) = (api_version.to_owned(), kind.to_owned());
-        Some((Pod { api_version, kind, metadata, spec, status: None }, ApplyRequest { object: (), dry_run, detail }))
+        let pod = Pod { api_version: api_version.to_owned(), kind: kind.to_owned(), metadata, spec, status: None };
+        Some((pod, Arc::clone(ready)))
     }
 }
 
-/// An apply as most are. Anything else in it, and it is read field by field.
+/// An apply, its objects not read yet.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Plain<'a> {
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Request<'a> {
+    /// One, or a list of them as kubectl writes it.
     #[serde(borrow)]
-    object: PlainObject<'a>,
+    pub(crate) object: &'a RawValue,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
@@ -86,7 +110,40 @@ struct Plain<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PlainObject<'a> {
+struct ItemsOf<'a> {
+    #[serde(default, rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    kind: &'a str,
+    #[serde(default, rename = "metadata")]
+    _metadata: IgnoredAny,
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn read(payload: &'a [u8]) -> Result<Self, Status> {
+        query::read(payload)
+    }
+
+    /// The objects of a list; `None`: it is one object.
+    pub(crate) fn items(&self) -> Result<Option<Vec<&'a RawValue>>, Status> {
+        let list = serde_json::from_str::<ItemsOf<'_>>(self.object.get()).ok().filter(|list| list.kind == LIST_KIND);
+        match list {
+            Some(list) if list.items.len() > APPLY_OBJECTS_MAX || self.object.get().len() > APPLY_BYTES_MAX => {
+                let message = format!(
+                    "a list is too long: at most {APPLY_OBJECTS_MAX} objects of {APPLY_BYTES_MAX} bytes together"
+                );
+                Err(Status::failure(413, "RequestEntityTooLarge", message))
+            }
+            list => Ok(list.map(|list| list.items)),
+        }
+    }
+}
+
+/// An object as most are. Anything else in it, and it is read field by field.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Plain<'a> {
     api_version: &'a str,
     kind: &'a str,
     metadata: PlainMetadata,
@@ -105,29 +162,30 @@ struct PlainMetadata {
 }
 
 impl<'a> Plain<'a> {
-    fn read(payload: &'a [u8]) -> Option<Self> {
-        let plain = serde_json::from_slice::<Self>(payload).ok();
-        plain.filter(|Self { object, .. }| (object.api_version, object.kind) == ("v1", "Pod"))
+    fn read(object: &'a RawValue) -> Option<Self> {
+        let plain = serde_json::from_str::<Self>(object.get()).ok();
+        plain.filter(|plain| (plain.api_version, plain.kind) == ("v1", "Pod"))
     }
 }
 
-/// Reads a request. `random` picks the letters of a generated name.
+/// Reads one object of a request. `random` picks the letters of a generated name.
 pub(crate) fn read(
     known: &mut Known,
     namespace: Option<&str>,
-    payload: &[u8],
+    &Request { dry_run, detail, .. }: &Request<'_>,
+    object: &RawValue,
     random: impl FnMut() -> usize,
 ) -> Result<Asked, Status> {
-    if let Some((pod, ApplyRequest { dry_run, detail, .. })) = known.pod(payload) {
-        return Ok(Asked { detail, ..of_pod(query::namespace_of(namespace)?, pod, dry_run, random)? });
+    if let Some((pod, ready)) = known.pod(object) {
+        let asked = of_pod(query::namespace_of(namespace)?, pod, dry_run, random)?;
+        return Ok(Asked { detail, ready: Some(ready), ..asked });
     }
-    let ApplyRequest { object, dry_run, detail } = query::read(payload)?;
-    let asked = Asked { detail, ..read_object(namespace, &object, dry_run, random)? };
-    known.add(payload, &asked.pod);
+    let asked = Asked { detail, ..read_object(namespace, &query::read(object.get().as_bytes())?, dry_run, random)? };
+    known.add(object, &asked.pod);
     Ok(asked)
 }
 
-/// Reads one object of a request.
+/// Reads one object.
 pub(crate) fn read_object(
     namespace: Option<&str>,
     object: &Value,
@@ -166,7 +224,7 @@ fn of_pod(namespace: &str, mut pod: Pod, dry_run: bool, random: impl FnMut() -> 
     metadata.deletion_timestamp = None;
     metadata.deletion_grace_period_seconds = None;
     pod.status = None;
-    Ok(Asked { pod, dry_run, detail: Detail::Full, generated })
+    Ok(Asked { pod, dry_run, detail: Detail::Full, generated, ready: None })
 }
 
 fn check_type(object: &Value) -> Result<(), Status> {
@@ -190,10 +248,21 @@ fn invalid(name: &str, errors: &[FieldError]) -> Status {
 }
 
 /// The pod that is stored for a name that is free.
-pub(crate) fn create(asked: &Pod, uid: String, toleration_seconds: i64, now: Timestamp) -> Result<Pod, Status> {
-    let mut pod = asked.clone();
-    set_defaults(&mut pod, toleration_seconds);
-    let errors = validate_pod(&pod);
+pub(crate) fn create(asked: &Asked, uid: String, toleration_seconds: i64, now: Timestamp) -> Result<Pod, Status> {
+    let Asked { pod: Pod { api_version, kind, metadata, .. }, .. } = asked;
+    let (mut pod, errors) = match &asked.ready {
+        Some(ready) => {
+            let (api_version, kind, spec) = (api_version.clone(), kind.clone(), ready.spec.clone());
+            let pod = Pod { api_version, kind, metadata: metadata.clone(), spec, status: None };
+            (pod, validate_names(metadata))
+        }
+        None => {
+            let mut pod = asked.pod.clone();
+            set_defaults(&mut pod, toleration_seconds);
+            let errors = validate_pod(&pod);
+            (pod, errors)
+        }
+    };
     if !errors.is_empty() {
         return Err(invalid(&pod.metadata.name, &errors));
     }

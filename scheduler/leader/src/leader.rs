@@ -1,6 +1,7 @@
 //! The leader: takes inputs one by one, lets plain functions decide, hands writes out, and lets effects follow once
 //! those are acknowledged.
 
+mod apply;
 mod effects;
 mod forecast;
 mod hear;
@@ -8,31 +9,32 @@ mod ops;
 mod recover;
 mod tick;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use podbus_common::api::Status;
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use podbus_common::proto::{HeldPod, PodAck, SyncRequest, Term};
-use podbus_scheduler_core::Scheduler;
+use podbus_scheduler_core::{PodSpec, Scheduler};
 
 use crate::cluster::{Cluster, PodName};
 use crate::events::Recorder;
 use crate::health::Health;
 use crate::input::{Input, Now};
-use crate::intake::Known;
+use crate::intake::{Known, Ready};
 use crate::lease::LeaseLost;
 use crate::lineage::Lineage;
 use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object, Write};
 use crate::query;
 use crate::random::Random;
+use crate::record::Record;
 use crate::snapshot::{self, Remembered, Snapshot};
 use crate::stats::{Facts, Stats};
 use crate::watch::{Outgoing, Shown, Watches};
-use crate::writing::Written;
+use crate::writing::{Acked, Written};
 
+use apply::Listed;
 use ops::Op;
 use recover::Recovery;
 
@@ -76,6 +78,8 @@ pub struct Leader {
     taken_stock: HashSet<String>,
     settings: Settings,
     known: Known,
+    /// A known spec, and what decides where the last new pod with it may go.
+    placed: Option<(Arc<Ready>, Arc<PodSpec>)>,
     cluster: Cluster,
     core: Scheduler,
     health: Health,
@@ -95,6 +99,10 @@ pub struct Leader {
     unreported: HashMap<String, HashSet<Arc<str>>>,
     /// Pages of what agents hold, until the last one is there; by node.
     pages: HashMap<String, Vec<HeldPod>>,
+    /// Lists that are applied, by their call; and of each object that waits the list and the place in it.
+    listed: HashMap<CallId, Listed>,
+    parts: HashMap<CallId, (CallId, usize)>,
+    parts_last: CallId,
     batches: HashMap<BatchId, Batch>,
     batches_last: BatchId,
     /// Objects with writes under way.
@@ -143,7 +151,8 @@ impl Leader {
             core,
             recorder: Recorder::default(),
             events_room: usize::MAX,
-            known: Known::default(),
+            known: Known::new(settings.toleration_seconds),
+            placed: None,
             random: Random::new(seed),
             stats: Stats::default(),
             now,
@@ -152,6 +161,9 @@ impl Leader {
             registrations_last: 0,
             unreported: HashMap::new(),
             pages: HashMap::new(),
+            listed: HashMap::new(),
+            parts: HashMap::new(),
+            parts_last: 0,
             batches: HashMap::new(),
             batches_last: 0,
             busy: HashMap::new(),
@@ -267,10 +279,6 @@ impl Leader {
 // === What leaves ===
 
 impl Leader {
-    fn answer(&mut self, call: CallId, result: Result<Bytes, Status>) {
-        self.outputs.push(Output::Answer(call, result));
-    }
-
     fn send(&mut self, subject: String, message: &impl prost::Message) {
         self.outputs.push(Output::Send { subject, payload: message.encode_to_vec().into() });
     }
@@ -298,7 +306,7 @@ impl Leader {
         let plan = self.plan(&object, &op);
         let writes = self.expecting(plan.writes);
         if writes.is_empty() {
-            return self.carry_out(plan.effects);
+            return self.carry_out(plan.effects, None);
         }
         let began = self.cluster.revision();
         *self.began.entry(began).or_default() += 1;
@@ -329,8 +337,12 @@ impl Leader {
             }
         }
         let before = self.shown(object);
-        let gone_at = outcome.acked.iter().map(|(_, revision)| *revision).min().unwrap_or(0);
-        for (write, revision) in outcome.acked {
+        let gone_at = outcome.acked.iter().map(|acked| acked.revision).min().unwrap_or(0);
+        let mut pod_json = None;
+        for Acked { write, revision, value } in outcome.acked {
+            if matches!(write.record, Some(Record::Pod(_))) {
+                pod_json = value;
+            }
             snapshot::apply(&mut self.cluster, &mut self.core, &write.key, write.record, revision);
         }
         let conflict = outcome.conflict.is_some();
@@ -344,7 +356,7 @@ impl Leader {
             self.warn_of_conflict(object, &busy.op);
             self.repair(object, &busy.op);
         } else {
-            self.carry_out(busy.effects);
+            self.carry_out(busy.effects, pod_json.as_ref());
         }
         for op in busy.waiting {
             self.submit(object.clone(), op);

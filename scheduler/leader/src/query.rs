@@ -4,7 +4,7 @@ use bytes::Bytes;
 use podbus_common::api::{Detail, GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status};
 use podbus_common::model::{ListMeta, ObjectMeta};
 use podbus_common::selector::{FieldSelector, LabelSelector};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::cluster::{Cluster, PodName, SeenPod};
@@ -54,7 +54,7 @@ pub fn unavailable(message: &str) -> Status {
 }
 
 /// Reads a request; an empty payload is the empty request.
-pub(crate) fn read<Request: DeserializeOwned>(payload: &[u8]) -> Result<Request, Status> {
+pub(crate) fn read<'a, Request: Deserialize<'a>>(payload: &'a [u8]) -> Result<Request, Status> {
     let payload = if payload.is_empty() { b"{}" } else { payload };
     serde_json::from_slice(payload).map_err(|error| bad_request(format!("this request cannot be read: {error}")))
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use podbus_common::proto::{AssignedPod, HeldPod, Removal, SyncReply, Term, Verdict, verdict};
 
 use crate::cluster::{Cluster, PodName};
@@ -44,7 +45,7 @@ pub(crate) fn reply(
         if known.get(&*pod.uid).is_some_and(has_it) {
             continue;
         }
-        let pod = assigned(name, pod, revision);
+        let pod = assigned(pod, json_of(name, pod), revision);
         bytes += pod.pod.len() + 128;
         if bytes > REPLY_BYTES_MAX && !reply.missing.is_empty() {
             reply.more = true;
@@ -56,14 +57,14 @@ pub(crate) fn reply(
 }
 
 /// A pod as it is assigned.
-pub(crate) fn assigned(name: &PodName, pod: &KeptPod, revision: u64) -> AssignedPod {
-    AssignedPod {
-        uid: pod.uid.to_string(),
-        generation: pod.generation,
-        revision,
-        // A pod that was read from JSON is JSON.
-        pod: serde_json::to_vec(&pod.json(name)).unwrap_or_default().into(),
-    }
+pub(crate) fn assigned(pod: &KeptPod, json: Bytes, revision: u64) -> AssignedPod {
+    AssignedPod { uid: pod.uid.to_string(), generation: pod.generation, revision, pod: json }
+}
+
+/// A pod as JSON.
+pub(crate) fn json_of(name: &PodName, pod: &KeptPod) -> Bytes {
+    // A pod that was read from JSON is JSON.
+    serde_json::to_vec(&pod.json(name)).unwrap_or_default().into()
 }
 
 /// What a node must remove and does not hold: it has nothing to stop, but it must say so.

@@ -40,10 +40,19 @@ pub enum Failed {
 /// How the writes of one decision went.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// What was written, and the revision that it has.
-    pub(crate) acked: Vec<(Write, u64)>,
+    pub(crate) acked: Vec<Acked>,
     /// Somebody else wrote a key: what is there now of all keys that were not written.
     pub(crate) conflict: Option<Vec<(String, Option<Record>, u64)>>,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Acked {
+    pub(crate) write: Write,
+    /// That it has.
+    pub(crate) revision: u64,
+    /// As it is stored; `None`: it was purged.
+    pub(crate) value: Option<Bytes>,
 }
 
 /// What is asked of the store next.
@@ -107,8 +116,8 @@ impl Writing {
             self.value = write.record.as_ref().map(|record| Bytes::from(record.to_json()));
         }
         // A key that was written just now: a final status, before it is purged.
-        let acked = self.written.acked.iter().rev().find(|(acked, _)| acked.key == write.key);
-        let expected = acked.map_or(*expected, |(_, revision)| *revision);
+        let acked = self.written.acked.iter().rev().find(|acked| acked.write.key == write.key);
+        let expected = acked.map_or(*expected, |acked| acked.revision);
         Some(Step::Write { key: write.key.clone(), value: self.value.clone(), expected })
     }
 
@@ -163,7 +172,7 @@ impl Writing {
 
     fn acked(&mut self, revision: u64) {
         if let Some((write, _)) = self.rest.pop_front() {
-            self.written.acked.push((write, revision));
+            self.written.acked.push(Acked { write, revision, value: self.value.take() });
         }
         (self.value, self.state, self.delay) = (None, State::Attempt, None);
     }
@@ -214,7 +223,7 @@ mod tests {
         writing.wrote(Ok(10));
         assert_eq!(writing.step(), None);
         let written = writing.finish();
-        assert_eq!(written.acked.iter().map(|(_, revision)| *revision).collect::<Vec<_>>(), [9, 10]);
+        assert_eq!(written.acked.iter().map(|acked| acked.revision).collect::<Vec<_>>(), [9, 10]);
         assert!(written.conflict.is_none());
     }
 

@@ -1,7 +1,7 @@
 //! From apply to Running, and what refuses it.
 
 use futures::StreamExt as _;
-use podbus_common::api::{ApplyRequest, ApplyResult, Detail, ListRequest, WatchEventType, WatchRequest};
+use podbus_common::api::{ApplyResult, Detail, ListRequest, WatchEventType, WatchRequest};
 use podbus_common::proto::pod_ack::Kind;
 use podbus_common_bus::api::ApiError;
 use serde_json::json;
@@ -124,9 +124,11 @@ async fn who_wants_it_brief_is_told_who_and_where_a_pod_is_and_how_it_is() {
     let mut agent = Agent::register(&cluster.bus, "node-1").await;
     let request = WatchRequest { detail: Detail::Brief, ..Default::default() };
     let mut watch = cluster.api.watch(Some("default"), "pods", request);
-    let object = pod("web", "1");
-    let request = ApplyRequest { object: &object, dry_run: false, detail: Detail::Brief };
-    let applied = cluster.api.apply_as::<serde_json::Value>("default", "pods", &request).await.unwrap();
+    let objects = vec![pod("web", "1"), pod("no name", "1")];
+    let applied = cluster.api.apply_all::<serde_json::Value>("default", "pods", objects, false, Detail::Brief).await;
+    let applied = applied.unwrap();
+    let [Ok(applied), Err(ApiError::Refused(refused))] = &applied[..] else { panic!("one is refused") };
+    assert_eq!(refused.code, 422);
     let added = timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(added.object, applied.object);
     assert_eq!(added.object["spec"], json!({"nodeName": "node-1"}));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use podbus_common::api::{ApplyRequest, DeleteRequest, Detail, ListRequest};
+use podbus_common::api::{APPLY_BYTES_MAX, DeleteRequest, Detail, ListRequest};
 use podbus_common_bus::api::{ApiError, Client};
 use podbus_load::Scenario;
 use podbus_load::chance::Chance;
@@ -15,6 +15,7 @@ use podbus_load::scenario::{LABEL, Phase, named};
 use podbus_load::schedule::Arrival;
 use podbus_load::tally::{Moment, Tally};
 use podbus_load::view::{Snapshot, Stage};
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +27,10 @@ use crate::failure::{Failure, Outcome};
 
 /// Requests under way at most. A pod that has to wait for a place is late, and that counts.
 const IN_FLIGHT_MAX: usize = 4096;
+/// Pods that are due together go in lists of so many.
+const LIST_MAX: usize = 32;
+/// What a pod has beyond its template, at most.
+const POD_BYTES_MORE: usize = 1024;
 /// What tasks tell the test may wait here.
 const NEWS_MAX: usize = 65_536;
 /// A request that failed is sent again after this.
@@ -242,35 +247,72 @@ impl Progress<'_> {
         let namespace = self.run.scenario.namespace.clone();
         let templates: Arc<Vec<_>> = Arc::new(self.run.scenario.pods.iter().map(|t| t.pod.clone()).collect());
         let arrivals = self.tally.arrivals().to_vec();
+        let largest = templates.iter().map(|pod| pod.to_string().len()).max().unwrap_or(0) + POD_BYTES_MORE;
+        let list_max = (APPLY_BYTES_MAX / largest).clamp(1, LIST_MAX);
         async move {
-            for (index, arrival) in arrivals.into_iter().enumerate() {
+            let mut arrivals = arrivals.into_iter().enumerate().peekable();
+            while let Some((index, arrival)) = arrivals.next() {
                 let due = start + arrival.at;
                 if due > Instant::now() {
                     sleep_until(due).await;
                 }
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let Ok(mut place) = Arc::clone(&places).acquire_owned().await else { return };
+                // What is due by now too goes with it, as `podbus apply` does it, as far as there is a place.
+                let (mut list, now) = (vec![(index, arrival)], Instant::now());
+                while list.len() < list_max
+                    && let Some(next) = arrivals.next_if(|(_, next)| start + next.at <= now)
+                {
+                    list.push(next);
+                }
+                if list.len() > 1 {
+                    let more = u32::try_from(list.len() - 1).unwrap_or(u32::MAX);
+                    let Ok(more) = Arc::clone(&places).acquire_many_owned(more).await else { return };
+                    place.merge(more);
+                }
                 let (api, news, in_flight) = (api.clone(), news.clone(), Arc::clone(&in_flight));
                 let (templates, namespace, label) = (Arc::clone(&templates), namespace.clone(), label.clone());
-                in_flight.fetch_add(1, Ordering::Relaxed);
+                in_flight.fetch_add(list.len() as u64, Ordering::Relaxed);
                 tokio::spawn(async move {
-                    let name = format!("load-{label}-{index}");
-                    let pod = named(&templates[arrival.template], index as u64, &name, &label, &namespace);
-                    let request = ApplyRequest { object: &pod, dry_run: false, detail: Detail::Brief };
+                    let pod = |(index, arrival): (usize, Arrival)| {
+                        let name = format!("load-{label}-{index}");
+                        (index, named(&templates[arrival.template], index as u64, &name, &label, &namespace))
+                    };
+                    let mut pods: Vec<(usize, Value)> = list.into_iter().map(pod).collect();
                     loop {
-                        let error = match api.apply_as(&namespace, "pods", &request).await {
-                            Ok(reply) => {
-                                let (uid, node) = identity(&reply.object);
-                                let created = News::Created { index, at: Instant::now(), uid, node };
-                                // Nobody listens any more when the test is over.
-                                let _ = news.send(created).await;
-                                break;
+                        let objects = pods.iter().map(|(_, pod)| pod).collect();
+                        let replies = api.apply_all(&namespace, "pods", objects, false, Detail::Brief).await;
+                        let mut failed = Vec::new();
+                        match replies {
+                            Ok(replies) => {
+                                let at = Instant::now();
+                                for ((index, pod), reply) in pods.into_iter().zip(replies) {
+                                    let told = match reply {
+                                        Ok(reply) => {
+                                            let (uid, node) = identity(&reply.object);
+                                            News::Created { index, at, uid, node }
+                                        }
+                                        Err(error) => {
+                                            failed.push((index, pod));
+                                            News::Failed(words(&error))
+                                        }
+                                    };
+                                    let created = matches!(told, News::Created { .. });
+                                    // Nobody listens any more when the test is over.
+                                    let _ = news.send(told).await;
+                                    in_flight.fetch_sub(u64::from(created), Ordering::Relaxed);
+                                }
                             }
-                            Err(error) => error,
-                        };
-                        let _ = news.send(News::Failed(words(&error))).await;
+                            Err(error) => {
+                                failed = pods;
+                                let _ = news.send(News::Failed(words(&error))).await;
+                            }
+                        }
+                        if failed.is_empty() {
+                            break;
+                        }
+                        pods = failed;
                         sleep(RETRY_AFTER).await;
                     }
-                    in_flight.fetch_sub(1, Ordering::Relaxed);
                     drop(place);
                 });
             }

@@ -14,12 +14,22 @@ fn manifest() -> Value {
 }
 
 fn read(namespace: Option<&str>, payload: &[u8], random: impl FnMut() -> usize) -> Result<Asked, Status> {
-    super::read(&mut Known::default(), namespace, payload, random)
+    read_known(&mut Known::new(300), namespace, payload, random)
+}
+
+fn read_known(
+    known: &mut Known,
+    namespace: Option<&str>,
+    payload: &[u8],
+    random: impl FnMut() -> usize,
+) -> Result<Asked, Status> {
+    let request = Request::read(payload)?;
+    super::read(known, namespace, &request, request.object, random)
 }
 
 fn created(manifest: &Value, toleration_seconds: i64) -> Arc<Pod> {
     let asked = read(Some("default"), &request(manifest), || 0).unwrap();
-    Arc::new(create(&asked.pod, "u".into(), toleration_seconds, Timestamp::from_unix_ms(1_000)).unwrap())
+    Arc::new(create(&asked, "u".into(), toleration_seconds, Timestamp::from_unix_ms(1_000)).unwrap())
 }
 
 fn updated(stored: &Arc<Pod>, manifest: &Value, toleration_seconds: i64) -> Plan {
@@ -116,16 +126,19 @@ fn a_dry_run_writes_nothing() {
 
 #[test]
 fn a_spec_that_is_known_is_read_as_it_was_the_first_time_and_what_is_wrong_beside_it_is_found_still() {
-    let mut known = Known::default();
-    let mut read = |manifest: &Value| super::read(&mut known, Some("default"), &request(manifest), || 0);
+    let mut known = Known::new(300);
+    let mut read = |manifest: &Value| read_known(&mut known, Some("default"), &request(manifest), || 0);
     let mut manifest = manifest();
     manifest["spec"]["containers"][0]["image"] = json!("busy\u{1F980}box");
     manifest["metadata"]["labels"] = json!({"app": "web"});
-    let first = read(&manifest).unwrap();
-    assert_eq!(read(&manifest).unwrap(), first);
+    let (first, again) = (read(&manifest).unwrap(), read(&manifest).unwrap());
+    assert_eq!(again.pod, first.pod);
+    let made = |asked: &Asked| create(asked, "u".into(), 300, Timestamp::default()).unwrap();
+    assert_eq!(made(&again), made(&first));
+    assert!(first.ready.is_none() && again.ready.is_some());
     assert_eq!(known.specs.len(), 1);
 
-    let mut read = |manifest: &Value| super::read(&mut known, Some("default"), &request(manifest), || 0);
+    let mut read = |manifest: &Value| read_known(&mut known, Some("default"), &request(manifest), || 0);
     let with = |path: &str, value: Value| {
         let mut other = manifest.clone();
         other[path.split('.').next().unwrap()][path.split('.').nth(1).unwrap()] = value;
@@ -136,8 +149,8 @@ fn a_spec_that_is_known_is_read_as_it_was_the_first_time_and_what_is_wrong_besid
     for (path, value) in [("metadata.labells", json!({})), ("metadata.labels", json!({"a": 1})), ("spec.x", json!(1))] {
         assert_eq!(read(&with(path, value)).unwrap_err().code, 422, "{path}");
     }
-    let bad_name = read(&with("metadata.name", json!("Web!"))).map(|asked| asked.pod);
-    let refused = bad_name.and_then(|pod| create(&pod, "u".into(), 300, Timestamp::default()).map(|_| ()));
+    let bad_name = read(&with("metadata.name", json!("Web!")));
+    let refused = bad_name.and_then(|asked| create(&asked, "u".into(), 300, Timestamp::default()).map(|_| ()));
     assert_eq!(refused.unwrap_err().code, 422);
     let other_kind = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "web"}, "spec": manifest["spec"]});
     assert_eq!(read(&other_kind).unwrap_err().code, 400);
@@ -145,11 +158,11 @@ fn a_spec_that_is_known_is_read_as_it_was_the_first_time_and_what_is_wrong_besid
 
 #[test]
 fn specs_that_are_known_do_not_grow_without_end() {
-    let mut known = Known::default();
+    let mut known = Known::new(300);
     let mut manifest = manifest();
     for image in 0..3 * KNOWN_MAX {
         manifest["spec"]["containers"][0]["image"] = json!(format!("busybox:{image}"));
-        super::read(&mut known, Some("default"), &request(&manifest), || 0).unwrap();
+        read_known(&mut known, Some("default"), &request(&manifest), || 0).unwrap();
         assert!(known.specs.len() <= KNOWN_MAX);
     }
 }

@@ -1,5 +1,6 @@
 //! Carrying out what follows from a decision, once it is durable.
 
+use bytes::Bytes;
 use podbus_common::api::Detail;
 use podbus_common::model::Event;
 use podbus_common::proto::{Assignment, PodAck, Removal, StatusReply};
@@ -14,13 +15,14 @@ use crate::status::Reported;
 use crate::{events, intake, nodes, query, sync};
 
 impl Leader {
-    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
+    /// `pod_json`: the pod that they are about as it is stored, where it was written just now.
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, pod_json: Option<&Bytes>) {
         for effect in effects {
-            self.carry_out_one(effect);
+            self.carry_out_one(effect, pod_json);
         }
     }
 
-    fn carry_out_one(&mut self, effect: Effect) {
+    fn carry_out_one(&mut self, effect: Effect, pod_json: Option<&Bytes>) {
         match effect {
             Effect::Answer(call, result) => self.answer(call, result),
             Effect::AnswerPod(call, name) => {
@@ -36,7 +38,7 @@ impl Leader {
                 self.answer(call, reply);
             }
             Effect::Ack(batch, ack) => self.ack(batch, ack),
-            Effect::Assign(name) => self.assign(&name),
+            Effect::Assign(name) => self.assign(&name, pod_json),
             Effect::AssignRemoval { node, removal } => self.assign_removal(&node, removal),
             Effect::Publish(event) => self.publish(*event),
             Effect::PublishScheduled(name, at) => {
@@ -91,10 +93,11 @@ impl Leader {
         }
     }
 
-    fn assign(&mut self, name: &PodName) {
+    fn assign(&mut self, name: &PodName, json: Option<&Bytes>) {
         let Some(pod) = self.cluster.kept(name).cloned() else { return };
         self.creating.remove(&*pod.uid);
-        let assigned = vec![sync::assigned(name, &pod, self.cluster.pod_revision(name))];
+        let json = json.cloned().unwrap_or_else(|| sync::json_of(name, &pod));
+        let assigned = vec![sync::assigned(&pod, json, self.cluster.pod_revision(name))];
         self.send_assignment(pod.node(), Assignment { assigned, ..Default::default() });
     }
 

@@ -53,7 +53,7 @@ impl Leader {
             let own = object["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
             let namespace = namespace.or(own).unwrap_or(podbus_common::defaults::NAMESPACE);
             let asked = intake::read_object(Some(namespace), object, false, || 0)?;
-            pods.push(intake::create(&asked.pod, String::new(), self.settings.toleration_seconds, self.now.wall)?);
+            pods.push(intake::create(&asked, String::new(), self.settings.toleration_seconds, self.now.wall)?);
         }
         let specs: Vec<_> = pods.iter().map(binding::spec).collect();
         let planned = self.core.plan(&specs);

@@ -22,10 +22,8 @@ use crate::plan::{CallId, Object};
 use crate::query::{self, Resource};
 use crate::status::{self, Reported};
 use crate::watch::Shown;
-use crate::{events, intake, sync};
+use crate::{events, sync};
 
-/// So many names are generated until one is free.
-const GENERATED_NAMES_MAX: usize = 8;
 /// Pods that one agent may hold.
 const HELD_MAX: usize = 100_000;
 
@@ -59,15 +57,7 @@ impl Leader {
             }
             (Verb::Watch, _) => self.take_watch(resource, namespace, &query::read(payload)?).map(Some),
             (Verb::Apply, Resource::Pods) => {
-                let mut asked = intake::read(&mut self.known, namespace, payload, || self.random.number())?;
-                for _ in 0..GENERATED_NAMES_MAX {
-                    if asked.generated && self.cluster.kept(&PodName::of(&asked.pod)).is_some() {
-                        asked = intake::read(&mut self.known, namespace, payload, || self.random.number())?;
-                    }
-                }
-                let object = Object::Pod(PodName::of(&asked.pod));
-                let uid = self.random.uid();
-                self.submit(object, Op::Apply { call, asked: Arc::new(asked), uid });
+                self.take_apply(call, namespace, payload)?;
                 Ok(None)
             }
             (Verb::Delete, Resource::Pods) => {
@@ -214,7 +204,7 @@ impl Leader {
             let reported = Reported { batch, node, agent_epoch, report: Arc::new(report) };
             match object {
                 Some(object) => self.submit(object, Op::Report(reported)),
-                None => self.carry_out(status::unknown(&reported).effects),
+                None => self.carry_out(status::unknown(&reported).effects, None),
             }
         }
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use podbus_common::api::{ApplyResult, DeleteRequest};
 use podbus_common::model::Pod;
 use podbus_common::proto::SyncRequest;
-use podbus_scheduler_core::Decision;
+use podbus_scheduler_core::{Decision, PodSpec};
 
 use super::Leader;
 use crate::cluster::PodName;
-use crate::intake::{self, Asked, Unplaced};
+use crate::intake::{self, Asked, Ready, Unplaced};
 use crate::nodes::{self, Readiness};
 use crate::plan::{CallId, Effect, Object, Plan, Write};
 use crate::status::{self, Reported};
@@ -156,7 +156,7 @@ impl Leader {
 
     fn plan_create(&mut self, call: CallId, asked: &Asked, uid: &str) -> Plan {
         let now = self.now.wall;
-        let mut pod = match intake::create(&asked.pod, uid.to_owned(), self.settings.toleration_seconds, now) {
+        let mut pod = match intake::create(asked, uid.to_owned(), self.settings.toleration_seconds, now) {
             Err(status) => return Plan::only(Effect::Answer(call, Err(status))),
             Ok(pod) if asked.dry_run => {
                 return Plan::only(Effect::Answer(call, intake::reply(ApplyResult::Created, &pod)));
@@ -165,7 +165,7 @@ impl Leader {
         };
         // As in Kubernetes, who names a node goes around the scheduler, and the node may refuse.
         let unplaced = if pod.spec.node_name.is_empty() {
-            self.place(&mut pod)
+            self.place(&mut pod, asked.ready.as_ref())
         } else {
             self.core.assume(uid, &pod.spec.node_name, &binding::spec(&pod));
             None
@@ -177,8 +177,12 @@ impl Leader {
     }
 
     /// Places a new pod at once where that is possible; otherwise says why it must wait.
-    fn place(&mut self, pod: &mut Pod) -> Option<Unplaced> {
-        self.core.enqueue(&binding::pending(&pod.metadata.uid, pod)?);
+    fn place(&mut self, pod: &mut Pod, ready: Option<&Arc<Ready>>) -> Option<Unplaced> {
+        if !pod.spec.scheduling_gates.is_empty() {
+            return None;
+        }
+        let spec = self.placing(pod, ready);
+        self.core.wait(&pod.metadata.uid, &spec);
         let mut unplaced = None;
         while self.core.active_len() > 0 {
             for decision in self.core.schedule(usize::MAX, self.now_ms()) {
@@ -201,6 +205,19 @@ impl Leader {
             }
         }
         unplaced
+    }
+
+    /// What decides where a new pod may go: that of the one before, where they are alike.
+    fn placing(&mut self, pod: &Pod, ready: Option<&Arc<Ready>>) -> Arc<PodSpec> {
+        if let (Some((known, spec)), Some(ready)) = (&self.placed, ready)
+            && Arc::ptr_eq(known, ready)
+            && (&spec.namespace, &spec.labels) == (&pod.metadata.namespace, &pod.metadata.labels)
+        {
+            return Arc::clone(spec);
+        }
+        let spec = Arc::new(binding::spec(pod));
+        self.placed = ready.map(|ready| (Arc::clone(ready), Arc::clone(&spec)));
+        spec
     }
 
     fn submit_victims(&mut self, victims: Vec<String>, by: &str) {

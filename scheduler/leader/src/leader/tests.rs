@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use podbus_common::api::LeaseTerm;
+use bytes::Bytes;
+use podbus_common::api::{LeaseTerm, Status};
 use podbus_common::model::Timestamp;
 use podbus_common::proto::{Heartbeat, NodeDescription};
 use serde_json::json;
@@ -18,6 +19,8 @@ struct Scene {
     purged: Vec<&'static str>,
     /// What was published.
     events: Vec<String>,
+    /// What was answered.
+    answers: Vec<(CallId, Result<Bytes, Status>)>,
 }
 
 impl Scene {
@@ -32,7 +35,7 @@ impl Scene {
         let start = Start { snapshot, term, lineage, remembered: None };
         let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
         let leader = Leader::new(start, "control".into(), settings, [7; 32], at(now));
-        let mut scene = Self { leader, now, revision: 1, purged: Vec::new(), events: Vec::new() };
+        let mut scene = Self { leader, now, revision: 1, purged: Vec::new(), events: Vec::new(), answers: Vec::new() };
         let amounts = [("cpu", "1"), ("memory", "1Gi"), ("pods", "10")];
         let amounts: BTreeMap<_, _> = amounts.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let description = NodeDescription { capacity: amounts.clone(), allocatable: amounts, ..Default::default() };
@@ -54,8 +57,10 @@ impl Scene {
     fn hear(&mut self, input: Input) {
         self.leader.handle(input, at(self.now)).unwrap();
         for output in self.leader.outputs() {
-            if let Output::Publish(event) = &output {
-                self.events.push(event.reason.clone());
+            match &output {
+                Output::Publish(event) => self.events.push(event.reason.clone()),
+                Output::Answer(call, answer) => self.answers.push((*call, answer.clone())),
+                _ => {}
             }
             if let Output::Write { object, writes } = output {
                 let mut writing = Writing::new(1, writes);
@@ -150,4 +155,37 @@ fn events_without_room_are_counted_and_not_made() {
     assert_eq!(apply(&mut scene, "one", 1), (scheduled.clone(), 0));
     assert_eq!(apply(&mut scene, "two", 0), (vec![], 1));
     assert_eq!(apply(&mut scene, "three", 2), (scheduled, 1), "what was dropped left nothing behind");
+}
+
+#[test]
+fn a_list_is_answered_once_with_what_became_of_each_object_in_its_order() {
+    let mut scene = Scene::with_node();
+    let pod = |name: &str, cpu: &str| {
+        let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [container]}})
+    };
+    let list = |items: &[serde_json::Value]| json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let apply = |scene: &mut Scene, object: &serde_json::Value| {
+        let payload = json!({"object": object, "detail": "brief"}).to_string().into();
+        scene.answers.clear();
+        scene.hear(Input::Call { call: 5, subject: "podbus.api.v1.default.pods.apply".into(), payload });
+        let [(5, answer)] = &scene.answers[..] else { panic!("one answer, not {:?}", scene.answers) };
+        answer.clone().map(|json| serde_json::from_slice::<serde_json::Value>(&json).unwrap())
+    };
+    let items =
+        [pod("one", "100m"), pod("Bad!", "100m"), pod("two", "100m"), pod("one", "100m"), json!({"kind": "Job"})];
+    let answer = apply(&mut scene, &list(&items)).unwrap();
+    let told = |item: &serde_json::Value| match &item["error"]["code"] {
+        serde_json::Value::Null => (item["result"].to_string(), item["object"]["metadata"]["name"].to_string()),
+        code => (code.to_string(), String::new()),
+    };
+    let told: Vec<_> = answer["items"].as_array().unwrap().iter().map(told).collect();
+    let expected = [("\"created\"", "\"one\""), ("422", ""), ("\"created\"", "\"two\""), ("\"unchanged\"", "\"one\"")];
+    let expected = expected.into_iter().chain([("400", "")]).map(|(what, name)| (what.to_owned(), name.to_owned()));
+    assert_eq!(told, expected.collect::<Vec<_>>());
+    assert_eq!(scene.leader.cluster.pods_len(), 2);
+
+    assert_eq!(apply(&mut scene, &list(&[])).unwrap(), json!({"items": []}));
+    let many = vec![pod("p", "1m"); podbus_common::api::APPLY_OBJECTS_MAX + 1];
+    assert_eq!(apply(&mut scene, &list(&many)).unwrap_err().code, 413);
 }
