@@ -347,8 +347,7 @@ fn files_and_directories_are_copied_both_ways() {
 #[test]
 fn a_simulated_node_has_nothing_to_open() {
     let cluster = Cluster::start(1);
-    let mut sim = cluster.command(&["sim", "--nats", cluster.url(), "--nodes", "1"]);
-    let mut sim = sim.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let _sim = Verb::start(&cluster, &["sim", "--nats", cluster.url(), "--nodes", "1"]);
     let pod = sleeper("ghost", "Always", "sleep 1015");
     cluster.apply(&pod.replace("spec:\n", "spec:\n  nodeSelector: {podbus.dev/simulated: \"true\"}\n"));
     cluster.wait_running("ghost");
@@ -358,6 +357,4 @@ fn a_simulated_node_has_nothing_to_open() {
         let refused = cluster.refused(verb);
         assert!(refused.contains("(NotImplemented): node sim-00000 is simulated"), "{verb:?}: {refused}");
     }
-    sim.kill().unwrap();
-    sim.wait().unwrap();
 }
