@@ -21,7 +21,7 @@ fn any_nats_client_sees_the_whole_life_of_a_pod_as_json() {
     let pod: Value = serde_json::from_str(&value).unwrap();
     assert_eq!(pod["kind"], "Pod");
     assert_eq!(pod["spec"]["containers"][0]["name"], "main");
-    assert!(value.contains('\n'), "a person can read it: {value}");
+    assert!(!value.contains('\n'), "it is one line, as of `kubectl get --raw`: {value}");
 
     cluster.ok(&["delete", "pod", "watched"]);
     let mut expected = ["Scheduled", "Created", "Started", "Killing"].into_iter().peekable();
