@@ -1,6 +1,7 @@
 //! What processes take: memory, processor time, and what is left of pods that are gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,21 +22,24 @@ pub(crate) fn proportional(pids: &[u32]) -> f64 {
     pids.iter().filter_map(|pid| kilobytes(*pid, "smaps_rollup", "Pss")).sum::<f64>() * 1024.0 / 1e6
 }
 
-/// Processor time of a process, from the scheduler's own account of each thread.
-fn busy(pid: u32) -> Duration {
+/// Processor time of each thread of a process, in nanoseconds, from the scheduler's own account.
+fn busy(pid: u32) -> BTreeMap<OsString, u64> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let nanos = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
+        Some((task.file_name(), text.split(' ').next()?.parse().ok()?))
     });
-    Duration::from_nanos(nanos.sum())
+    nanos.collect()
 }
 
-/// Processor time that a process takes while nobody asks anything of it, in milliseconds a second.
+/// Processor time that a process takes while nobody asks anything of it, in milliseconds a second. Threads may end
+/// meanwhile, and take what they had used before with them.
 pub(crate) async fn idle_milliseconds_a_second(pid: u32, watched: Duration) -> f64 {
     let (begin, before) = (Instant::now(), busy(pid));
     tokio::time::sleep(watched).await;
-    busy(pid).saturating_sub(before).as_secs_f64() * 1e3 / begin.elapsed().as_secs_f64()
+    let used = |(task, after): (OsString, u64)| after.saturating_sub(before.get(&task).copied().unwrap_or(0));
+    let used = Duration::from_nanos(busy(pid).into_iter().map(used).sum());
+    used.as_secs_f64() * 1e3 / begin.elapsed().as_secs_f64()
 }
 
 /// The processes of which the command line or the cgroup contains a text.
