@@ -26,7 +26,7 @@ pub(crate) fn write(dir: &Path, dns: Option<&DnsConfig>, hostname: &str, ip: &st
     write_empty(&dir.join("hostname"), &format!("{hostname}\n"))
 }
 
-/// Whether [`write`] has come to its end.
+/// Whether [`write()`] has come to its end.
 pub(crate) fn are_written(dir: &Path) -> bool {
     dir.join("hostname").metadata().is_ok_and(|it| it.len() > 0)
 }
