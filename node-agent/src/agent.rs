@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::{FutureExt as _, StreamExt as _};
+use podbus_common::model::Timestamp;
 use podbus_common::proto::{Heartbeat, NodeDescription, StatusReply, StatusRequest, SyncReply, SyncRequest};
 use podbus_common::subject;
 use podbus_common_bus::{Bus, RequestError};
@@ -58,6 +59,9 @@ pub(crate) struct Parts<R> {
     pub(crate) stop: CancellationToken,
 }
 
+/// When the runtime was asked for all that it has, and what it said.
+type Listed = (Timestamp, Result<Vec<v1::PodSandbox>, RuntimeError>);
+
 /// The node's state and its owner.
 pub(crate) struct Agent<R> {
     core: core::Agent<Journal>,
@@ -72,7 +76,7 @@ pub(crate) struct Agent<R> {
     sync: Option<BoxFuture<'static, Result<SyncReply, RequestError>>>,
     status: Option<BoxFuture<'static, Result<StatusReply, RequestError>>>,
     /// The runtime is asked for all that it has.
-    listing: Option<BoxFuture<'static, Result<Vec<v1::PodSandbox>, RuntimeError>>>,
+    listing: Option<BoxFuture<'static, Listed>>,
     stop: CancellationToken,
 }
 
@@ -178,18 +182,19 @@ impl<R: Runtime> Agent<R> {
             }
             Wake::All => {
                 self.workers.values().for_each(|worker| worker.wake.notify_one());
-                let runtime = self.runtime.clone();
-                self.listing.get_or_insert_with(|| async move { runtime.list_pod_sandbox(None).await }.boxed());
+                let (runtime, listed_at) = (self.runtime.clone(), wall());
+                let listing = || async move { (listed_at, runtime.list_pod_sandbox(None).await) }.boxed();
+                self.listing.get_or_insert_with(listing);
             }
         }
     }
 
     /// A sandbox of a pod that ended has no worker that would look at it.
-    fn remove_ended(&mut self, listed: Result<Vec<v1::PodSandbox>, RuntimeError>) {
+    fn remove_ended(&mut self, (listed_at, listed): Listed) {
         self.listing = None;
         // Without an answer now, the next one tells.
         let sandboxes = listed.unwrap_or_default().into_iter();
-        for sandbox in sandboxes.filter(|sandbox| recovery::is_of_ended(sandbox, self.core.set())) {
+        for sandbox in sandboxes.filter(|sandbox| recovery::is_of_ended(sandbox, self.core.set(), listed_at)) {
             let runtime = self.runtime.clone();
             tokio::spawn(async move {
                 if let Err(error) = recovery::remove_ended(&runtime, &sandbox).await {

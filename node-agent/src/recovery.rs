@@ -23,7 +23,7 @@ pub(crate) async fn recover<R: Runtime>(
         // Without the annotation it is somebody else's.
         let Some(json) = sandbox.annotations.get(POD_ANNOTATION).cloned() else { continue };
         let uid = uid(&sandbox).to_owned();
-        if is_of_ended(&sandbox, set) {
+        if set.ended(&uid).is_some() {
             remove_ended(runtime, &sandbox).await?;
         } else if adopt(set, &uid, &json, &sandbox) {
             tracing::info!(pod = name(&sandbox), podUID = %uid, "a pod was read back from the runtime");
@@ -67,9 +67,10 @@ async fn read_back_user_ids<R: Runtime>(
     }
 }
 
-/// Whether it is of a pod that ended here, of which nothing may be left.
-pub(crate) fn is_of_ended(sandbox: &v1::PodSandbox, set: &DesiredSet) -> bool {
-    sandbox.annotations.contains_key(POD_ANNOTATION) && set.ended(uid(sandbox)).is_some()
+/// Whether a sandbox that was there at `listed_at` is of a pod that had ended here by then, of which nothing may be left.
+pub(crate) fn is_of_ended(sandbox: &v1::PodSandbox, set: &DesiredSet, listed_at: Timestamp) -> bool {
+    let had_ended = || set.ended(uid(sandbox)).is_some_and(|ended| ended.at <= listed_at);
+    sandbox.annotations.contains_key(POD_ANNOTATION) && had_ended()
 }
 
 /// Removes a sandbox that is left of a pod that ended.

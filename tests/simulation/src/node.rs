@@ -20,7 +20,7 @@ use self::worker::Worker;
 use crate::clock::{Clock, ms, seconds};
 use crate::dice::Dice;
 use crate::disk::{Disk, OpenJournal};
-use crate::runtime::{Outcome, Runtime, Sandbox};
+use crate::runtime::{Outcome, Runtime};
 use crate::world::{Event, Kind, ToLeader, World};
 
 /// How long the agent waits for an answer of the leader.
@@ -152,16 +152,13 @@ impl World {
         node.life += 1;
         let (mut journal, mut set) = node.disk.open();
         let mut adopted = BTreeSet::new();
-        let mut ended = Vec::new();
-        for (id, sandbox) in node.runtime.sandboxes() {
-            if set.ended(&sandbox.uid).is_some() {
-                ended.push(id.clone());
-            } else if adopt(&mut set, &sandbox.uid, &sandbox.json, node, at) {
+        for (_, sandbox) in node.runtime.sandboxes() {
+            if adopt(&mut set, &sandbox.uid, &sandbox.json, node, at) {
                 adopted.insert(sandbox.uid.clone());
             }
         }
         let wall = node.clock.wall(at);
-        ended.iter().for_each(|id| node.runtime.remove_whole(id, wall));
+        node.runtime.remove_ended(&set, wall);
         if podbus_node_agent_core::agent::Journal::append(&mut journal, &mut set).is_err() {
             // As the service: it ends, and is started again.
             return self.after(seconds(1), Event::AgentStarts { node: index });
@@ -196,11 +193,8 @@ impl World {
         let at = self.now;
         let node = &mut self.nodes[index];
         let Some(running) = &node.running else { return };
-        let is_over = |sandbox: &Sandbox| running.core.set().ended(&sandbox.uid).is_some();
-        let sandboxes = node.runtime.sandboxes().filter(|(_, sandbox)| is_over(sandbox));
-        let ids: Vec<_> = sandboxes.map(|(id, _)| id.clone()).collect();
         let wall = node.clock.wall(at);
-        ids.iter().for_each(|id| node.runtime.remove_whole(id, wall));
+        node.runtime.remove_ended(running.core.set(), wall);
     }
 
     /// SIGKILL of the agent: containers run on.

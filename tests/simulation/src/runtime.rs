@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use podbus_common::model::{Pod, Timestamp};
+use podbus_node_agent_core::desired::DesiredSet;
 use podbus_node_agent_core::hash::container_hash;
 use podbus_node_agent_core::model::{ContainerObserved, Exit, Observed, RunState, SandboxObserved, find_container};
 
@@ -160,10 +161,14 @@ impl Runtime {
         }
     }
 
-    /// Stops a sandbox and removes it.
-    pub(crate) fn remove_whole(&mut self, id: &str, now: Timestamp) {
-        self.call(&Call::StopPodSandbox { id: id.to_owned() }, now);
-        self.call(&Call::RemovePodSandbox { id: id.to_owned() }, now);
+    /// Stops and removes the sandboxes of pods that ended.
+    pub(crate) fn remove_ended(&mut self, set: &DesiredSet, now: Timestamp) {
+        let of_ended = self.sandboxes.iter().filter(|(_, sandbox)| set.ended(&sandbox.uid).is_some());
+        let ids: Vec<_> = of_ended.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.call(&Call::StopPodSandbox { id: id.clone() }, now);
+            self.call(&Call::RemovePodSandbox { id }, now);
+        }
     }
 
     /// The machine starts again: nothing runs.
