@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::cluster::{Cluster, PODBUS, busybox_archive, refused, until_some};
@@ -64,11 +65,19 @@ fn a_second_agent_with_the_same_identity_is_refused_while_the_first_lives() {
     assert_eq!(cluster.node_ready("node-1"), "True");
 }
 
+/// Puts a program where it can be run at once. A process of its own writes it: a descriptor of ours that is open for
+/// writing may be in the child that another test forks just then, and until that child execs the program is busy
+/// (`ETXTBSY`, execve(2)).
+fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").arg("--mode=0755").args([from, to]).status().unwrap();
+    assert!(status.success(), "install {from:?}: {status}");
+}
+
 #[test]
 fn without_root_up_says_that_it_needs_it() {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("podbus");
-    fs::copy(PODBUS, &copy).unwrap();
+    install(Path::new(PODBUS), &copy);
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let state = directory.path().join("state");
     let error = refused(Command::new(copy).args(["up", "--state-dir", state.to_str().unwrap()]).uid(65534).gid(65534));
@@ -99,8 +108,9 @@ fn a_bus_without_jetstream_is_refused_with_what_to_do() {
 fn an_old_nats_server_is_refused_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let (program, state) = (directory.path().join("nats-server"), directory.path().join("state"));
-    fs::write(&program, "#!/bin/sh\necho 'nats-server: v2.8.4'\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = directory.path().join("script");
+    fs::write(&script, "#!/bin/sh\necho 'nats-server: v2.8.4'\n").unwrap();
+    install(&script, &program);
     let up = ["up", "--detach", "--state-dir", state.to_str().unwrap()];
     let expected = "nats-server 2.8.4 is too old: podbus needs 2.9.0 or later";
     let error = refused(Command::new(PODBUS).args(up).env("NATS_SERVER", &program));
@@ -196,7 +206,7 @@ impl Drop for NatsServer {
 }
 
 /// A nats-server on a free port, with JetStream off.
-fn plain_nats_server(directory: &std::path::Path) -> NatsServer {
+fn plain_nats_server(directory: &Path) -> NatsServer {
     let ports = directory.join("ports");
     fs::create_dir(&ports).unwrap();
     let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());

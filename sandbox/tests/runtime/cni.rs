@@ -1,8 +1,8 @@
 //! Networks that CNI plugins make: Debian's, and a script that fails where it is told to.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use podbus_common_cri::runtime::*;
 
@@ -31,8 +31,12 @@ if [ -e $d/fail-$CNI_COMMAND-{name} ]; then echo '{{"code": 100, "msg": "not tod
 "#,
             dir.display()
         );
-        fs::write(dir.join(name), script).unwrap();
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        // A process of its own writes the program: a descriptor of ours may be in a child that another test forks just
+        // then, and until that child execs the program cannot be run (`ETXTBSY`, execve(2)).
+        let source = host.path("cni-script");
+        fs::write(&source, script).unwrap();
+        let status = Command::new("install").arg("--mode=0755").args([&source, &dir.join(name)]).status().unwrap();
+        assert!(status.success(), "install: {status}");
     }
 }
 
