@@ -51,6 +51,12 @@ pub fn chdir_to(fd: i32) -> Result<()> {
     unsafe { call!(SYS_fchdir, fd) }.map(drop)
 }
 
+/// Makes the working directory the root of the process.
+pub fn chroot_here() -> Result<()> {
+    // SAFETY: the path ends in NUL.
+    unsafe { call!(SYS_chroot, c".") }.map(drop)
+}
+
 /// Whether the working directory lies within the root, and not outside of it: the kernel answers a path that does
 /// not begin with `/` otherwise.
 pub fn cwd_is_inside() -> Result<bool> {

@@ -10,8 +10,9 @@ use podbus_sandbox_linux::process::Strings;
 use podbus_sandbox_linux::socket::Fds;
 use podbus_sandbox_linux::{Errno, Fd, credential, file, namespace, poll, process, seccomp, socket};
 
+use crate::console;
 use crate::failure::{At as _, Failure, Outcome, Report};
-use crate::{console, rootfs};
+use crate::rootfs::{self, Site};
 
 /// The standard descriptors of a process that has no terminal.
 pub(crate) struct Standard<'a> {
@@ -82,26 +83,22 @@ pub(crate) fn set_oom_score(plan: Plan<'_>) -> Outcome<()> {
     }
 }
 
-/// Becomes the first process of a container, in namespaces that are its own by now.
+/// Becomes the first process of a container.
 pub(crate) fn run_container(
     plan: Plan<'_>,
     fds: &Fds,
     standard: Option<&Standard<'_>>,
     shim: &Fd,
-    layers: Option<&Fd>,
+    site: Site<'_>,
 ) -> Failure {
     let prepared = (|| {
         process::new_session().at("start a session")?;
-        namespace::unshare(namespace::CGROUP).at("make a cgroup namespace")?;
         credential::new_session_keyring();
-        let ready = plan.first(tag::FD_ROOT).map(|field| field.index().and_then(|index| fds.get(index)));
-        let ready = ready.transpose().at("read the plan")?;
-        let root = rootfs::build(plan, fds, layers.or(ready))?;
         let user = user(plan);
         if let Some(standard) = standard {
             console::set_standard(user, standard.input, standard.output, standard.error)?;
         }
-        let root = rootfs::enter(&root)?;
+        let root = rootfs::enter(plan, fds, site)?;
         make_directory(plan, &root)?;
         if standard.is_none() {
             console::open_terminal(&root, user, true, shim)?;

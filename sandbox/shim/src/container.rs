@@ -10,10 +10,12 @@ use podbus_sandbox_linux::{Errno, Fd, file, namespace, poll, time};
 
 use crate::child::{self, Standard};
 use crate::console;
-use crate::failure::{At as _, Failure, Report};
+use crate::failure::{At as _, Failure, Outcome, Report};
 use crate::log::{Drained, Log, Stream};
+use crate::rootfs::Site;
 use crate::tap::Taps;
 use crate::userns;
+use crate::views::Views;
 
 /// How long a new process may take to reach its program.
 const START_MS_MAX: u32 = 20_000;
@@ -75,8 +77,7 @@ impl Container {
         id: [u8; ID_BYTES],
         plan: Plan<'_>,
         fds: &mut Fds,
-        joined: Joined<'_>,
-        user: Option<&Fd>,
+        home: &Home<'_>,
     ) -> Result<Self, Report> {
         let record = take(plan, fds, tag::FD_RECORD).ok_or(Errno::PROTO).at("read the plan")?;
         let log = Log::new(take(plan, fds, tag::FD_LOG));
@@ -89,8 +90,12 @@ impl Container {
         let standard = Standard { input: wants_input.then_some(&in_end), output: &out, error: &err };
         let standard = (!terminal).then_some(&standard);
         console::give(plan, [Some(&in_end), Some(&out), Some(&err)]);
-        let born = give_birth(single, plan, fds, joined, user, |shim, layers| {
-            child::run_container(plan, fds, standard, shim, layers)
+        let born = give_birth(single, plan, fds, home.joined, home.user, |shim, layers| {
+            let site = match home.user {
+                None => Site::Empty { empty: home.empty, views: home.views.as_ref() },
+                Some(_) => Site::Own { layers },
+            };
+            child::run_container(plan, fds, standard, shim, site)
         })?;
         let stream = |source, name| Stream::new(source, name).at("read the output");
         let undo = |failure| {
@@ -218,6 +223,17 @@ fn had_oom_kill(counter: &Fd) -> bool {
         .any(|count| count != b"0")
 }
 
+/// Where a container is born.
+pub(crate) struct Home<'a> {
+    pub(crate) joined: Joined<'a>,
+    /// The pod's user namespace.
+    pub(crate) user: Option<&'a Fd>,
+    /// The mount namespace of pause.
+    pub(crate) empty: &'a Fd,
+    /// Made for it in advance.
+    pub(crate) views: Option<Views>,
+}
+
 /// The namespaces that a new process joins.
 #[derive(Clone, Copy)]
 pub(crate) enum Joined<'a> {
@@ -225,8 +241,8 @@ pub(crate) enum Joined<'a> {
     None,
     /// As `None`, but for a mount namespace: it enters one that is there.
     Mounts,
-    /// The PID namespace of this process.
-    Pid(&'a Fd),
+    /// The PID namespace of the process `target`, else as `Mounts`; the shim's is `own`. With a user namespace as `None`.
+    Pid { target: &'a Fd, own: &'a Fd },
     /// All of the process (the first of a container).
     All(&'a Fd),
 }
@@ -252,21 +268,25 @@ pub(crate) fn give_birth(
         Some(field) => Some(field.index().and_then(|index| fds.get(index)).at("read the plan")?),
         None => None,
     };
-    let is_of_shim = matches!(joined, Joined::None | Joined::Mounts);
-    let own_pid = is_of_shim && plan.number(tag::PID_MODE, 0) == plan::PID_OWN;
-    let namespaces = match joined {
-        Joined::All(_) => 0,
-        Joined::Mounts if own_pid => namespace::PID,
-        Joined::Mounts => 0,
-        Joined::Pid(_) | Joined::None => namespace::MOUNT | if own_pid { namespace::PID } else { 0 },
+    let is_direct = user.is_none() && !matches!(joined, Joined::All(_));
+    let mut namespaces = match joined {
+        Joined::All(_) | Joined::Mounts => 0,
+        Joined::Pid { .. } if is_direct => 0,
+        Joined::Pid { .. } | Joined::None => namespace::MOUNT,
     };
-    let is_direct = is_of_shim && user.is_none();
+    if matches!(joined, Joined::None | Joined::Mounts) && plan.number(tag::PID_MODE, 0) == plan::PID_OWN {
+        namespaces |= namespace::PID;
+    }
     let first = CopyOptions {
         namespaces: if is_direct { namespaces } else { 0 },
         cgroup: if is_direct { cgroup } else { None },
         sibling: false,
     };
-    match process::copy(single, first).at("make a process")? {
+    let copied = match joined {
+        Joined::Pid { target, own } if is_direct => copy_into(single, first, target, own)?,
+        _ => process::copy(single, first).at("make a process")?,
+    };
+    match copied {
         Copy::Child => {
             drop(ours);
             let failure = process::die_with_parent().at("follow the shim").and_then(|()| {
@@ -278,7 +298,7 @@ pub(crate) fn give_birth(
                 let layers = user.map_or(Ok(None), |user| userns::mount_layers(plan, user))?;
                 let (target, kinds) = match joined {
                     Joined::None | Joined::Mounts => (None, 0),
-                    Joined::Pid(target) => (Some(target), namespace::PID),
+                    Joined::Pid { target, .. } => (Some(target), namespace::PID),
                     Joined::All(target) => (
                         Some(target),
                         namespace::MOUNT | namespace::PID | namespace::NET | namespace::IPC | namespace::UTS,
@@ -320,6 +340,16 @@ pub(crate) fn give_birth(
             await_birth(pid, is_direct, &ours)
         }
     }
+}
+
+/// Makes a process in the PID namespace of `target`. The shim stays in its `own`: what it joins counts for children.
+fn copy_into(single: SingleThread, options: CopyOptions<'_>, target: &Fd, own: &Fd) -> Outcome<Copy> {
+    namespace::join(target.raw(), namespace::PID).at("join the PID namespace")?;
+    let copied = process::copy(single, options);
+    if !matches!(copied, Ok(Copy::Child)) && namespace::join(own.raw(), namespace::PID).is_err() {
+        process::exit(3); // else all that it makes from now on would be born there
+    }
+    copied.at("make a process")
 }
 
 /// Reads what the new process says, until its end of the socket closes at the exec.

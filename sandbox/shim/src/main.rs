@@ -23,6 +23,7 @@ mod rootfs;
 mod spawner;
 mod tap;
 mod userns;
+mod views;
 
 use core::ffi::CStr;
 

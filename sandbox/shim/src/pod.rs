@@ -16,8 +16,10 @@ use self::request::Answer;
 use crate::container::{Container, Exec};
 use crate::failure::Report;
 use crate::handler::Strays;
+use crate::spawner::Heritage;
 use crate::tap::{self, Taps};
 use crate::userns::Namespaces;
+use crate::views::Views;
 
 /// Containers of one pod whose exits are not in their records yet.
 const CONTAINERS_MAX: usize = 64;
@@ -45,8 +47,9 @@ struct Pod {
     /// Set once the sandbox is committed; without, the end of the connection is the end of the pod.
     record: Option<Fd>,
     pause: Option<(i32, Fd)>,
-    /// The mount namespace of every pause.
-    empty: Fd,
+    heritage: Heritage,
+    /// For the first container that has none but the usual ones.
+    views: Option<Views>,
     /// The namespaces are made, but for that of the network.
     is_prepared: bool,
     /// Of a pod with a user namespace of its own.
@@ -60,14 +63,13 @@ struct Pod {
     strays: Strays,
 }
 
-/// Runs a pod until it is shut down. Returns the exit code; what still runs dies with the shim. `empty` is the mount
-/// namespace of pause.
+/// Runs a pod until it is shut down. Returns the exit code; what still runs dies with the shim.
 pub(crate) fn run(
     single: SingleThread,
     id: [u8; ID_BYTES],
     cookie: [u8; COOKIE_BYTES],
     listener: Fd,
-    empty: Fd,
+    heritage: Heritage,
 ) -> i32 {
     let Ok(poll) = Poll::new() else { return 3 };
     let Ok(signals) = process::signal_fd(&[libc::SIGCHLD]) else { return 3 };
@@ -84,7 +86,8 @@ pub(crate) fn run(
         link: None,
         record: None,
         pause: None,
-        empty,
+        heritage,
+        views: None,
         is_prepared: false,
         namespaces: None,
         host_ports: [const { None }; HOST_PORTS_MAX],

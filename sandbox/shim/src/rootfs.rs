@@ -2,36 +2,83 @@
 
 use core::ffi::CStr;
 
-use podbus_sandbox_linux::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY, STRICTATIME};
+use podbus_sandbox_linux::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use podbus_sandbox_linux::path::{self, Leaf};
 use podbus_sandbox_linux::plan::{MOUNT_FILE, Plan, tag};
 use podbus_sandbox_linux::socket::Fds;
 use podbus_sandbox_linux::{Errno, Fd, Result, file, namespace};
 
 use crate::failure::{At as _, Outcome};
-use crate::spawner::DEVICES;
+use crate::views::{self, Parts, Source, Views};
 
 /// Where the root is put together, in the child's own mount namespace.
-const ROOT: &CStr = c"/mnt/root";
+pub(crate) const ROOT: &CStr = c"/mnt/root";
 
-/// Builds the root and returns it. The old one is still there: [`enter`] leaves it.
-/// `layers`, where they were put together before.
-pub(crate) fn build(plan: Plan<'_>, fds: &Fds, layers: Option<&Fd>) -> Outcome<Fd> {
-    match layers {
-        Some(layers) => attach_root(layers).at("mount the layers of the image")?,
-        None => mount_overlay(plan)?,
+/// Where the root of a container is put together.
+#[derive(Clone, Copy)]
+pub(crate) enum Site<'a> {
+    /// On top of the empty root of pause, in a copy of its mount namespace; with what was made in advance.
+    Empty { empty: &'a Fd, views: Option<&'a Views> },
+    /// In the mount namespace that the process has for itself, whose root is dropped then; `layers`, where they were put
+    /// together before.
+    Own { layers: Option<&'a Fd> },
+}
+
+/// Builds the root, makes it the root, and opens it: of the mounts that the process had before none is in reach. From then
+/// on it has a cgroup namespace of its own.
+pub(crate) fn enter(plan: Plan<'_>, fds: &Fds, site: Site<'_>) -> Outcome<Fd> {
+    let ready = plan.first(tag::FD_ROOT).map(|field| field.index().and_then(|index| fds.get(index)));
+    let ready = ready.transpose().at("read the plan")?;
+    match site {
+        Site::Empty { empty, views } => {
+            let apart = if ready.is_some() { None } else { layers_apart(plan)? };
+            let layers = ready.or(apart.as_ref()).ok_or(Errno::PROTO).at("read the plan")?;
+            let parts;
+            let source = match views {
+                Some(views) => Source::Views(views),
+                None => {
+                    parts = Parts::copy(plan)?;
+                    Source::Parts(&parts)
+                }
+            };
+            namespace::join(empty.raw(), namespace::MOUNT).at("enter an empty root")?;
+            namespace::unshare(namespace::MOUNT | namespace::CGROUP).at("make namespaces")?;
+            let root = attach_root(layers, c"/")?;
+            fill(plan, fds, &root, source)?;
+            namespace::chdir_to(root.raw()).and_then(|()| namespace::chroot_here()).at("enter the root")?;
+        }
+        Site::Own { layers } => {
+            namespace::unshare(namespace::CGROUP).at("make a cgroup namespace")?;
+            let parts = Parts::copy(plan)?;
+            let root = match layers.or(ready) {
+                Some(layers) => attach_root(layers, ROOT)?,
+                None => mount_overlay(plan)?,
+            };
+            fill(plan, fds, &root, Source::Parts(&parts))?;
+            namespace::chdir_to(root.raw()).at("enter the root")?;
+            mount::pivot_here().at("leave the old root")?;
+        }
     }
-    let root = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0).at("open the root")?;
-    mount_kernel_views(plan, &root)?;
-    mount_devices(plan, &root)?;
+    file::open(file::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at("open the new root")
+}
+
+/// Mounts all that a container finds in its root.
+fn fill(plan: Plan<'_>, fds: &Fds, root: &Fd, source: Source<'_>) -> Outcome<()> {
+    views::mount(plan, root, source)?;
     for field in plan.all(tag::MOUNT) {
         let (index, flags, target) = field.mount().at("read the plan")?;
         let leaf = if flags & MOUNT_FILE == 0 { Leaf::Directory } else { Leaf::File };
         let source = fds.get(index).at("read the plan")?;
-        let place = path::open_or_make_in(&root, target, leaf).at_path("make the mount point", target)?;
+        let place = path::open_or_make_in(root, target, leaf).at_path("make the mount point", target)?;
         mount::attach(source, &place).at_path("mount a volume on", target)?;
     }
-    Ok(root)
+    Ok(())
+}
+
+/// As [`detached`], for a process that shares its mount namespace.
+fn layers_apart(plan: Plan<'_>) -> Outcome<Option<Fd>> {
+    namespace::unshare(namespace::MOUNT).at("make a mount namespace")?;
+    detached(plan)
 }
 
 /// Puts the layers together: a mount that is attached nowhere yet. `None` where there are none.
@@ -41,13 +88,6 @@ pub(crate) fn detached(plan: Plan<'_>) -> Outcome<Option<Fd>> {
     }
     mount_overlay(plan)?;
     mount::copy(file::CWD, ROOT, false).at("copy the mount of the layers").map(Some)
-}
-
-/// Makes `root` the root, drops the old one, and opens the new one again.
-pub(crate) fn enter(root: &Fd) -> Outcome<Fd> {
-    namespace::chdir_to(root.raw()).at("enter the root")?;
-    mount::pivot_here().at("leave the old root")?;
-    file::open(file::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at("open the new root")
 }
 
 /// Makes an empty read-only root of the mount namespace that the process has for itself.
@@ -75,21 +115,34 @@ pub(crate) fn seal(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
     Ok(())
 }
 
-fn attach_root(layers: &Fd) -> Result<()> {
-    let place = file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0)?;
-    mount::attach(layers, &place)
+fn attach_root(layers: &Fd, place: &CStr) -> Outcome<Fd> {
+    attach_at(layers, place).at("mount the layers of the image")
 }
 
-fn mount_overlay(plan: Plan<'_>) -> Outcome<()> {
+/// Attaches a mount, and opens its root.
+fn attach_at(mounted: &Fd, place: &CStr) -> Result<Fd> {
+    let place = file::open(file::CWD, place, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    mount::attach(mounted, &place)?;
+    file::open(mounted.raw(), c".", libc::O_PATH | libc::O_DIRECTORY, 0)
+}
+
+/// Puts the layers together on [`ROOT`], and opens it.
+fn mount_overlay(plan: Plan<'_>) -> Outcome<Fd> {
     let text = |tag| plan.first(tag).ok_or(Errno::PROTO).and_then(|field| field.cstr()).at("read the plan");
     let (upper, work) = (text(tag::UPPER)?, text(tag::WORK)?);
     // Devices of an image open nowhere but in a privileged container.
     let nodev = if plan.number(tag::PRIVILEGED, 0) != 0 { 0 } else { NODEV };
     let layers = plan.all(tag::LOWER);
-    let mounted = mount::overlay(layers.map(|layer| layer.cstr()), Some((upper, work)), nodev).and_then(|overlay| {
-        let Some(overlay) = overlay else { return overlay_of_links(plan, upper, work, nodev) };
-        attach_root(&overlay)
-    });
+    let mounted =
+        mount::overlay(layers.map(|layer| layer.cstr()), Some((upper, work)), nodev).and_then(
+            |overlay| match overlay {
+                Some(overlay) => attach_at(&overlay, ROOT),
+                None => {
+                    overlay_of_links(plan, upper, work, nodev)?;
+                    file::open(file::CWD, ROOT, libc::O_PATH | libc::O_DIRECTORY, 0)
+                }
+            },
+        );
     mounted.at("mount the layers of the image")
 }
 
@@ -124,89 +177,6 @@ fn overlay_of_links(plan: Plan<'_>, upper: &CStr, work: &CStr, nodev: u64) -> Re
     mount::mount(c"overlay", ROOT, c"overlay", nodev, options)?;
     namespace::chdir(c"/")
 }
-
-/// Attaches a mount and returns it.
-fn mount_at(root: &Fd, target: &[u8], mounted: Result<Fd>) -> Outcome<Fd> {
-    let mounted = mounted.at_path("make the file system of", target)?;
-    let place = path::open_or_make_in(root, target, Leaf::Directory).at_path("make the mount point", target)?;
-    mount::attach(&mounted, &place).at_path("mount", target)?;
-    Ok(mounted)
-}
-
-/// As [`mount_at`] for a place that the image has no say in: it may only ship an ordinary directory there
-/// (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579).
-fn mount_on_real(root: &Fd, name: &CStr, mounted: Result<Fd>) -> Outcome<Fd> {
-    let mounted = mounted.at_path("make the file system of", name.to_bytes())?;
-    let place = path::open_or_make_real_directory(root, name)
-        .at_path("use, since it must be an ordinary directory in the image,", name.to_bytes())?;
-    mount::attach(&mounted, &place).at_path("mount", name.to_bytes())?;
-    Ok(mounted)
-}
-
-/// `/proc`, `/sys` and the cgroups.
-fn mount_kernel_views(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
-    let locked = NOSUID | NOEXEC | NODEV;
-    let privileged = plan.number(tag::PRIVILEGED, 0) != 0;
-    let sys = if privileged { locked } else { locked | RDONLY };
-    mount_on_real(root, c"proc", mount::new(c"proc", &[], locked))?;
-    mount_on_real(root, c"sys", mount::new(c"sysfs", &[], sys))?;
-    let mut views = plan.all(tag::CGROUP_VIEW).peekable();
-    if views.peek().is_none() {
-        return mount_at(root, b"sys/fs/cgroup", mount::new(c"cgroup2", &[], sys)).map(drop);
-    }
-    let tree = mount::new(c"tmpfs", &[(c"mode", c"755"), (c"size", c"64k")], locked);
-    let tree = mount_at(root, b"sys/fs/cgroup", tree)?;
-    for view in views {
-        let name = view.cstr().at("read the plan")?;
-        let place = path::make(&tree, name, Leaf::Directory).at("make /sys/fs/cgroup")?;
-        let mounted = mount::new(c"cgroup", &[(name, c"")], sys).at_path("mount the cgroup", view.bytes())?;
-        mount::attach(&mounted, &place).at_path("mount the cgroup", view.bytes())?;
-    }
-    mount::set(tree.raw(), sys, None, false).at("make /sys/fs/cgroup read-only")
-}
-
-/// `/dev`: a tmpfs on which no device opens, and on it the few devices that every container has.
-fn mount_devices(plan: Plan<'_>, root: &Fd) -> Outcome<()> {
-    let options = [(c"mode", c"755"), (c"size", c"65536k")];
-    let privileged = plan.number(tag::PRIVILEGED, 0) != 0;
-    let nodev = if privileged { 0 } else { NODEV };
-    let dev = mount_on_real(root, c"dev", mount::new(c"tmpfs", &options, NOSUID | nodev | STRICTATIME))?;
-    for (source, name, _, _) in DEVICES {
-        let place = path::make(&dev, name, Leaf::File).at_path("make the device", name.to_bytes())?;
-        let device = mount::copy(file::CWD, source, false).at_path("find the device", name.to_bytes())?;
-        mount::attach(&device, &place).at_path("mount the device", name.to_bytes())?;
-    }
-    let options = [(c"mode", c"0620"), (c"ptmxmode", c"0666"), (c"gid", c"5")];
-    mount_at(root, b"dev/pts", mount::new(c"devpts", &options, NOSUID | NOEXEC))?;
-    mount_at(root, b"dev/mqueue", mount::new(c"mqueue", &[], NOSUID | NODEV | NOEXEC))?;
-    if plan.number(tag::POD_SHM, 0) != 0 {
-        mount_at(root, b"dev/shm", mount::copy(file::CWD, c"/mnt/shm", false))?;
-    }
-    for field in plan.all(tag::DEVICE) {
-        let (numbers, name) = field.device().at("read the plan")?;
-        make_device(&dev, numbers, name).at_path("make the device", name)?;
-    }
-    for (target, name) in LINKS {
-        file::symlink(target, dev.raw(), name).at_path("make the link", name.to_bytes())?;
-    }
-    Ok(())
-}
-
-/// One that is there already is one of every container's.
-fn make_device(dev: &Fd, [mode, major, minor, user, group]: [u32; 5], name: &[u8]) -> Result<()> {
-    match path::make_node_in(dev, name, mode, file::device(major, minor)) {
-        Err(Errno::EXIST) => Ok(()),
-        made => file::chown(made?.raw(), user, group),
-    }
-}
-
-const LINKS: [(&CStr, &CStr); 5] = [
-    (c"/proc/self/fd", c"fd"),
-    (c"/proc/self/fd/0", c"stdin"),
-    (c"/proc/self/fd/1", c"stdout"),
-    (c"/proc/self/fd/2", c"stderr"),
-    (c"pts/ptmx", c"ptmx"),
-];
 
 fn make_readonly(root: &Fd, path: &[u8]) -> Result<()> {
     let place = path::open_in(root, path)?;

@@ -16,7 +16,7 @@ const SOCKET: i32 = 0;
 
 /// Serves until the daemon closes its end. Returns the exit code.
 pub(crate) fn run(single: SingleThread, state_dir: &CStr) -> i32 {
-    let Ok(empty) = prepare(state_dir).and_then(|()| empty_mounts(single)) else { return 3 };
+    let Ok(heritage) = prepare(state_dir).and_then(|()| Heritage::make(single)) else { return 3 };
     if socket::send(SOCKET, &[0], &[], true).is_err() {
         return 0;
     }
@@ -30,7 +30,7 @@ pub(crate) fn run(single: SingleThread, state_dir: &CStr) -> i32 {
                 let Ok(listener) = fds.take(0) else { continue };
                 // A fork that fails closes the listener, which the daemon sees at its end.
                 if let Ok(Copy::Child) = process::copy(single, CopyOptions::default()) {
-                    process::exit(become_shim(single, message.text, listener, empty));
+                    process::exit(become_shim(single, message.text, listener, heritage));
                 }
             }
         }
@@ -64,8 +64,22 @@ fn prepare(state_dir: &CStr) -> Result<()> {
     file::dup_onto(null.raw(), 2)
 }
 
-/// Makes the mount namespace of every pause: an empty root, and nothing of the host. One for all, since it cannot be
-/// changed from within, and to leave an old root costs each pod a wait for RCU.
+/// What all shims inherit.
+pub(crate) struct Heritage {
+    /// The mount namespace of every pause: an empty root, and nothing of the host. One for all, since it cannot be changed
+    /// from within. Containers begin with a copy of it: to leave an old root costs each of them a wait for RCU.
+    pub(crate) empty: Fd,
+    /// Their PID namespace, which is the node's.
+    pub(crate) pids: Fd,
+}
+
+impl Heritage {
+    fn make(single: SingleThread) -> Result<Self> {
+        let pids = file::open(file::CWD, c"/mnt/proc/self/ns/pid", libc::O_RDONLY, 0)?;
+        Ok(Self { empty: empty_mounts(single)?, pids })
+    }
+}
+
 fn empty_mounts(single: SingleThread) -> Result<Fd> {
     let (ours, theirs) = socket::pair()?;
     if let Copy::Child = process::copy(single, CopyOptions { namespaces: namespace::MOUNT, ..CopyOptions::default() })?
@@ -96,7 +110,7 @@ fn attach(path: &CStr, mount: &Fd) -> Result<()> {
     mount::attach(mount, &target)
 }
 
-fn become_shim(single: SingleThread, text: &[u8], listener: Fd, empty: Fd) -> i32 {
+fn become_shim(single: SingleThread, text: &[u8], listener: Fd, heritage: Heritage) -> i32 {
     let Some((id, rest)) = text.split_first_chunk::<ID_BYTES>() else { return 2 };
     let Some(cookie) = rest.first_chunk::<COOKIE_BYTES>() else { return 2 };
     let prepared = process::set_name(c"podbus-spare")
@@ -106,7 +120,7 @@ fn become_shim(single: SingleThread, text: &[u8], listener: Fd, empty: Fd) -> i3
         .and_then(|()| process::block_signals(true))
         .and_then(|()| file::dup_onto(1, SOCKET));
     match prepared {
-        Ok(()) => pod::run(single, *id, *cookie, listener, empty),
+        Ok(()) => pod::run(single, *id, *cookie, listener, heritage),
         Err(_) => 3,
     }
 }

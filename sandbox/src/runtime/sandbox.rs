@@ -465,6 +465,9 @@ impl Runtime {
                 sysctl::defaults(sysctl::GROUP_MAX).iter().for_each(|assignment| draft.bytes(tag::SYSCTL, assignment));
                 self.draft_pause(&mut draft, &config_of_spare())?;
             }
+            // What the first container sees of the kernel.
+            draft.flag(tag::POD_SHM, true);
+            draft.cgroup_view(&self.cgroups);
         }
         draft.seal().map_err(doing("write the plan"))
     }

@@ -83,6 +83,24 @@ fn cgroups_are_seen_from_their_own_root_and_nothing_in_them_is_writable() {
 }
 
 #[test]
+fn what_was_made_in_advance_is_as_what_a_start_makes() {
+    on_host(|mut host| async move {
+        host.wait_for_spares().await;
+        let sandbox = host.run_pod("web").await;
+        let script = "
+            busybox awk '$5 != \"/\" { $1 = $2 = $3 = $4 = \"\"; print }' /proc/self/mountinfo | busybox sort
+            busybox stat -c '%N %f %u %g %t:%T' /dev /dev/* /dev/pts/* /sys/fs/cgroup /sys/fs/cgroup/*";
+        let first = host.output(&sandbox, "first", script).await;
+        assert!(
+            first.contains("/dev/mqueue") && first.contains("/dev/pts/ptmx") && first.contains("/dev/shm"),
+            "{first}"
+        );
+        assert_eq!(host.output(&sandbox, "second", script).await, first);
+        host
+    });
+}
+
+#[test]
 fn a_device_opens_only_where_it_was_asked_for() {
     on_host(|mut host| async move {
         let sandbox = host.run_pod("web").await;

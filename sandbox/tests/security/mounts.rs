@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sched::{CloneFlags, setns, unshare};
 use podbus_common_cri::runtime::*;
 
 use crate::runtime::host::{container, on_host, pod, secured, wait_until};
@@ -56,6 +57,25 @@ fn a_mount_point_that_is_swapped_for_a_link_never_leads_out_of_the_root() {
         assert!(started > 0, "not one start won the race: nothing was shown");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(host.dir.path().to_str().unwrap()));
+        host
+    });
+}
+
+/// What is beneath has to be gone and not hidden: a container that may unmount takes its root away.
+#[test]
+fn beneath_the_root_of_a_container_is_nothing() {
+    on_host(|mut host| async move {
+        let sandbox = host.run_pod_with(privileged_pod("web")).await;
+        let script = "busybox umount -l / && echo gone; sleep 1000";
+        let id = host.run_with(&sandbox, secured("a", script, privileged())).await;
+        host.wait_for_log(&id).await;
+        let mounts = std::fs::File::open(format!("/proc/{}/ns/mnt", host.pid(&id).await)).unwrap();
+        let found = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            setns(&mounts, CloneFlags::CLONE_NEWNS).unwrap();
+            std::fs::read_dir("/").unwrap().count()
+        });
+        assert_eq!(found.join().unwrap(), 0);
         host
     });
 }

@@ -11,9 +11,10 @@ use podbus_sandbox_linux::{Errno, Fd, file, mount, namespace, process, time};
 
 use super::{KEY_STREAMS, Pod};
 use crate::child;
-use crate::container::{self, Container, Exec, Joined};
+use crate::container::{self, Container, Exec, Home, Joined};
 use crate::failure::{At as _, Outcome, Report};
 use crate::userns::Namespaces;
+use crate::views::Views;
 
 /// What came of a request.
 #[derive(Default)]
@@ -79,13 +80,18 @@ impl Pod {
         self.namespaces.as_ref().map(|namespaces| &namespaces.user)
     }
 
-    /// Makes what pods have in common, for one that nobody has asked for yet: pause as well, where the plan has it.
+    /// Makes what pods have in common, for one that nobody has asked for yet: pause as well, where the plan has it, and
+    /// what a container sees of the kernel, where the plan says how.
     fn prepare_ahead(&mut self, fds: &mut Fds) -> Result<(), Report> {
         let sealed = read_plan(fds)?;
         let plan = Plan::new(&sealed);
         self.prepare(plan, fds)?;
         if plan.first(tag::FD_PAUSE).is_some() {
             self.start_pause(plan, fds)?;
+        }
+        if Views::suit(plan) {
+            // What fails here fails again at the start of a container, which tells why.
+            self.views = Views::make(self.single, plan).ok();
         }
         Ok(())
     }
@@ -122,7 +128,7 @@ impl Pod {
         let program = container::take(plan, fds, tag::FD_PAUSE).ok_or(Errno::PROTO).at("read the plan")?;
         // That of the node's root: in a user namespace of its own, pause could not enter it.
         let (joined, empty) = match self.namespaces {
-            None => (Joined::Mounts, Some(&self.empty)),
+            None => (Joined::Mounts, Some(&self.heritage.empty)),
             Some(_) => (Joined::None, None),
         };
         let run = |_: &Fd, _: Option<&Fd>| child::run_pause(plan, &program, empty);
@@ -187,12 +193,18 @@ impl Pod {
         let sealed = read_plan(fds)?;
         let plan = Plan::new(&sealed);
         let target = self.target(plan)?;
+        let views = if Views::suit(plan) { self.views.take() } else { None };
+        let own = &self.heritage.pids;
         let joined = match plan.number(tag::PID_MODE, 0) {
-            plan::PID_POD => Joined::Pid(pause),
-            plan::PID_TARGET => Joined::Pid(target.as_ref().ok_or(Errno::SRCH).at("find the target container")?),
-            _ => Joined::None,
+            plan::PID_POD => Joined::Pid { target: pause, own },
+            plan::PID_TARGET => {
+                Joined::Pid { target: target.as_ref().ok_or(Errno::SRCH).at("find the target container")?, own }
+            }
+            _ if self.namespaces.is_some() => Joined::None,
+            _ => Joined::Mounts,
         };
-        let container = Container::start(self.single, id, plan, fds, joined, self.user())?;
+        let home = Home { joined, user: self.user(), empty: &self.heritage.empty, views };
+        let container = Container::start(self.single, id, plan, fds, &home)?;
         let pid = container.pid;
         self.keep(place, container)?;
         Ok(pid)
