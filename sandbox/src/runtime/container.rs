@@ -222,8 +222,9 @@ impl Runtime {
         let layers = image.layers.iter().map(|layer| layer.to_string_lossy().into_owned()).collect();
         // Shown as the pod's imageID: an image that was loaded, not pulled, has no digest of a registry.
         let image_ref = image.digests.first().unwrap_or(&image.id).clone();
+        let first = lock(&sandbox.life).first_container.take();
         let body = ContainerBody {
-            id: new_id(),
+            id: first.unwrap_or_else(new_id),
             sandbox_id: sandbox.body.id.clone(),
             created_at: now(),
             image_id: image.id.clone(),

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podbus_sandbox_linux::message::{Message, kind};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use super::sandbox::remove_dir;
+use super::start::make_writable_layer;
 use super::{Outcome, Runtime, doing, new_id};
 use crate::files;
 use crate::link::{self, Asked, Link};
@@ -75,10 +77,17 @@ impl Drop for Line {
     }
 }
 
-/// What a pod that nobody has asked for yet has already.
-pub(super) struct Spare {
+/// Who a pod is that is being made.
+pub(super) struct Identity {
     pub(super) id: String,
     pub(super) cookie: Vec<u8>,
+    /// Whose directory is there already.
+    pub(super) first_container: Option<String>,
+}
+
+/// What a pod that nobody has asked for yet has already.
+pub(super) struct Spare {
+    identity: Identity,
     dir: SpareDir,
     line: Line,
     /// `None` where plugins make those of pods.
@@ -123,15 +132,15 @@ pub(super) enum Start {
 
 impl Spare {
     /// Who the pod is, what it starts with, and its network.
-    pub(super) fn split(self) -> (String, Vec<u8>, Start, Option<SpareNetwork>) {
-        (self.id, self.cookie, Start::Spare(self.dir, self.line), self.network)
+    pub(super) fn split(self) -> (Identity, Start, Option<SpareNetwork>) {
+        (self.identity, Start::Spare(self.dir, self.line), self.network)
     }
 }
 
 impl Start {
     /// Who a new pod is that starts with nothing.
-    pub(super) fn nothing() -> (String, Vec<u8>, Self, Option<SpareNetwork>) {
-        (new_id(), new_cookie(), Self::New, None)
+    pub(super) fn nothing() -> (Identity, Self, Option<SpareNetwork>) {
+        (Identity { id: new_id(), cookie: new_cookie(), first_container: None }, Self::New, None)
     }
 
     /// Makes `dir` the pod's directory, in which nothing stands yet.
@@ -143,6 +152,18 @@ impl Start {
     }
 }
 
+/// Lets ext4 put each directory that is made in `dir` far from the others, as it does with homes: a place for a new file is
+/// then found at once, where many pods have come and gone as well. Other file systems know no such thing.
+fn spread(dir: &Path) {
+    let set = std::fs::File::open(dir).and_then(|dir| {
+        let flags = ioctl_getflags(&dir)?;
+        Ok(ioctl_setflags(&dir, flags | IFlags::TOPDIR)?)
+    });
+    if let Err(error) = set {
+        tracing::debug!(dir = %dir.display(), %error, "directories of pods are not spread over the file system");
+    }
+}
+
 fn new_cookie() -> Vec<u8> {
     rand::random::<[u8; 32]>().to_vec()
 }
@@ -151,6 +172,8 @@ impl Runtime {
     /// Keeps spares ready from now on; what an earlier daemon had of them goes. Ends with the runtime.
     pub(crate) async fn prepare_ahead(self: &Arc<Self>) -> io::Result<()> {
         remove_dir(&self.spares_dir()).await?;
+        std::fs::create_dir(self.spares_dir())?;
+        spread(&self.spares_dir());
         let (pool, runtime) = (Arc::clone(&self.spares), Arc::downgrade(self));
         tokio::spawn(async move {
             pool.fill(|| {
@@ -175,11 +198,15 @@ impl Runtime {
     }
 
     async fn make_spare(self: &Arc<Self>) -> Outcome<Spare> {
-        let (id, cookie) = (new_id(), new_cookie());
+        let (id, cookie, first_container) = (new_id(), new_cookie(), new_id());
         let network = if self.cni.is_on() { None } else { Some(self.make_network().await?) };
         let dir = SpareDir(self.spares_dir().join(&id));
-        std::fs::create_dir_all(dir.0.join("c")).map_err(doing("make a directory in advance"))?;
-        let reserved = files::reserve(&dir.0).and_then(|()| Record::reserve(&dir.0.join("record")));
+        let container_dir = dir.0.join("c").join(&first_container);
+        std::fs::create_dir_all(&container_dir).map_err(doing("make a directory in advance"))?;
+        let reserved = files::reserve(&dir.0)
+            .and_then(|()| Record::reserve(&dir.0.join("record")))
+            .and_then(|()| Record::reserve(&container_dir.join("record")))
+            .and_then(|()| make_writable_layer(&container_dir).map(drop));
         reserved.map_err(doing("make files in advance"))?;
         let mut line = Line::open(self, &dir.0, &id, &cookie).await?;
         line.spawn(self)?;
@@ -187,7 +214,8 @@ impl Runtime {
         let plan = self.plan_of_spare(network.as_ref().and_then(|network| network.attached.as_ref()))?;
         line.link.request(Message { kind: kind::PREPARE, ..Message::default() }, plan.fds()).await?;
         line.has_pause = network.is_some() && self.makes_pause_ahead;
-        Ok(Spare { id, cookie, dir, line, network })
+        let identity = Identity { id, cookie, first_container: Some(first_container) };
+        Ok(Spare { identity, dir, line, network })
     }
 
     /// One whose shim lives.

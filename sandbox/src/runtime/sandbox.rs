@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::context;
-use super::line::{Line, Spare, SpareNetwork, Start};
+use super::line::{Identity, Line, Spare, SpareNetwork, Start};
 use super::{Outcome, Runtime, RuntimeError, doing, lock, now, ports};
 use crate::cgroup::Door;
 use crate::cni;
@@ -47,6 +47,8 @@ pub(crate) struct Sandbox {
     pub(super) life: Mutex<Life>,
     /// One of stop and remove at a time.
     ending: tokio::sync::Mutex<()>,
+    /// What only its containers need is made, or will not be needed.
+    is_furnished: Mutex<bool>,
     pub(crate) gauges: Gauges,
     /// What the client said last of the pod's resources: overhead, and all of it.
     told: Mutex<(Option<LinuxContainerResources>, Option<LinuxContainerResources>)>,
@@ -110,6 +112,8 @@ pub(super) struct Life {
     pub(super) is_stopping: bool,
     /// The address is given back.
     pub(super) is_released: bool,
+    /// The id of a container that nobody has asked for yet, whose directory is there.
+    pub(super) first_container: Option<String>,
 }
 
 impl Sandbox {
@@ -121,6 +125,7 @@ impl Sandbox {
             dir,
             life: Mutex::new(life),
             ending,
+            is_furnished: Mutex::default(),
             gauges: Gauges::default(),
             told: Mutex::default(),
         })
@@ -301,7 +306,8 @@ impl Runtime {
         }
         let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
         let spare = if is_as_spares_are(&config) { self.take_spare() } else { None };
-        let (id, cookie, start, network) = spare.map_or_else(Start::nothing, Spare::split);
+        let (identity, start, network) = spare.map_or_else(Start::nothing, Spare::split);
+        let Identity { id, cookie, first_container } = identity;
         let cgroup = self.cgroups.of_pod(parent, &id).map_err(Invalid)?;
         let place = match network.and_then(SpareNetwork::keep) {
             Some(attached) => PodNetwork::Ready(attached),
@@ -323,7 +329,12 @@ impl Runtime {
         let dir = self.sandboxes_dir().join(&body.id);
         let made = self.make_sandbox(&body, &dir, start, place).await;
         match made {
-            Ok((record, link)) => Ok(self.admit_sandbox(body, record, dir, &link)),
+            Ok((record, link)) => {
+                let life = Life { link: Some(link), is_ready: true, first_container, ..Life::default() };
+                let sandbox = self.admit_sandbox(Sandbox::new(body, record, dir, life));
+                self.furnish_soon(&sandbox);
+                Ok(sandbox.body.id.clone())
+            }
             Err(error) => {
                 self.undo_sandbox(&body, &dir).await;
                 Err(error)
@@ -386,7 +397,7 @@ impl Runtime {
         // Before an error is told: what is undone has to be made.
         let network = network.made().await;
         let Prepared { record, door, line } = prepared?;
-        let link = self.set_up(body, dir, (&record, &door), line, network?).await?;
+        let link = self.set_up(body, (&record, &door), line, network?).await?;
         Ok((record, link))
     }
 
@@ -402,22 +413,37 @@ impl Runtime {
         Ok(Prepared { record, door, line })
     }
 
-    /// Makes what only the pod's containers need, while the shim is at work. A daemon that dies meanwhile may leave a
-    /// pod that is whole but for this: the next one, or a container's start, makes what is missing.
-    fn furnish(&self, body: &SandboxBody, dir: &Path) -> Outcome<()> {
-        write_files(body, dir)?;
-        let logs = &config(body).log_directory;
+    /// Makes what only the pod's containers need, unless it is made. A pod is whole without, also for a daemon that finds
+    /// one: the start of a container makes what is missing.
+    pub(super) fn furnish(&self, sandbox: &Sandbox) -> Outcome<()> {
+        let mut is_furnished = lock(&sandbox.is_furnished);
+        if *is_furnished {
+            return Ok(());
+        }
+        sandbox.complete_files()?;
+        let logs = &sandbox.config().log_directory;
         if !logs.is_empty() {
             std::fs::create_dir_all(logs).map_err(doing(format!("make {logs}")))?;
         }
-        Ok(self.cgroups.make(&body.cgroup)?)
+        self.cgroups.make(&sandbox.body.cgroup)?;
+        *is_furnished = true;
+        Ok(())
+    }
+
+    /// The same while the answer is on its way. What fails here fails again at a start, which tells why.
+    fn furnish_soon(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        let (runtime, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = runtime.furnish(&sandbox) {
+                tracing::warn!(sandbox = %sandbox.body.id, %error, "cannot make what the containers of a pod need");
+            }
+        });
     }
 
     /// Tells the shim what the pod is, and makes it where it is not made yet.
     async fn set_up(
         &self,
         body: &SandboxBody,
-        dir: &Path,
         (record, door): (&Record, &Door),
         mut line: Line,
         network: PodNetwork,
@@ -441,18 +467,9 @@ impl Runtime {
         let plan = self.plan(body, record, door, netns, &reserved, line.has_pause)?;
         let set_up = line.link.ask(Message { kind: kind::SETUP, ..Message::default() }, plan.fds()).await;
         line.spawn(self)?; // only now, where it can be: so it finds all that it needs
-        let furnished = self.furnish(body, dir);
         line.greeted().await?;
         line.link.answer(set_up).await?;
-        let link = line.keep();
-        if let Err(error) = furnished {
-            // It has committed, and would live on.
-            if let Err(error) = link.request(Message { kind: kind::SHUTDOWN, ..Message::default() }, &[]).await {
-                tracing::warn!(sandbox = %body.id, %error, "the shim of a sandbox that was not made does not end");
-            }
-            return Err(error);
-        }
-        Ok(link)
+        Ok(line.keep())
     }
 
     /// What the shim of a spare is to make, with the spare's network, if it has one.
@@ -544,21 +561,19 @@ impl Runtime {
         Ok(reserved)
     }
 
-    fn admit_sandbox(self: &Arc<Self>, body: SandboxBody, record: Record, dir: PathBuf, link: &Arc<Link>) -> String {
-        let id = body.id.clone();
-        let life = Life { link: Some(Arc::clone(link)), is_ready: true, ..Life::default() };
-        let sandbox = Sandbox::new(body, record, dir, life);
-        self.table().sandboxes.insert(id.clone(), Arc::clone(&sandbox));
-        self.tell(&sandbox, &id, ContainerEventType::ContainerCreatedEvent);
-        self.tell(&sandbox, &id, ContainerEventType::ContainerStartedEvent);
+    fn admit_sandbox(self: &Arc<Self>, sandbox: Arc<Sandbox>) -> Arc<Sandbox> {
+        let id = sandbox.body.id.as_str();
+        self.table().sandboxes.insert(id.to_owned(), Arc::clone(&sandbox));
+        self.tell(&sandbox, id, ContainerEventType::ContainerCreatedEvent);
+        self.tell(&sandbox, id, ContainerEventType::ContainerStartedEvent);
         // What was told before anyone knew the sandbox.
         if sandbox.record.slot(Place::Exit).is_some() {
-            self.notice(&id, Notice::PauseExited);
+            self.notice(id, Notice::PauseExited);
         }
-        if link.is_gone() {
-            self.notice(&id, Notice::Gone);
+        if sandbox.link().is_err() {
+            self.notice(id, Notice::Gone);
         }
-        id
+        sandbox
     }
 
     /// Removes what a failed request, or one that no daemon committed, left behind.
@@ -692,6 +707,7 @@ impl Runtime {
         for container in self.containers_of(&sandbox.body.id) {
             self.remove_container(&container).await?;
         }
+        *lock(&sandbox.is_furnished) = true; // from here on nothing more is made
         self.cgroups.remove_if_empty(&sandbox.body.cgroup);
         if sandbox.body.handler.is_some() {
             self.cgroups.remove_of_others(&sandbox.body.cgroup);

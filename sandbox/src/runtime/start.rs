@@ -98,6 +98,7 @@ impl Runtime {
     }
 
     async fn try_start(self: &Arc<Self>, container: &Arc<Container>, prepared: Option<Prepared>) -> Outcome<()> {
+        self.furnish(&container.sandbox)?;
         if let Some(handler) = &container.sandbox.body.handler {
             return self.start_by_handler(container, handler).await;
         }
@@ -256,14 +257,28 @@ fn layers(container: &Container, state_dir: &Path) -> Vec<PathBuf> {
 
 /// Makes the writable layer and its work directory, empty.
 fn empty_writable_layer(container: &Container) -> Outcome<(PathBuf, PathBuf)> {
-    let make = |name: &str| -> Outcome<PathBuf> {
-        let dir = container.dir.join(name);
-        // A start that died half-way left a work directory that overlayfs refuses.
-        podbus_common_tree::remove(&dir).map_err(doing("empty the writable layer"))?;
-        std::fs::create_dir(&dir).map_err(doing("make the writable layer"))?;
-        Ok(dir)
-    };
-    Ok((make("upper")?, make("work")?))
+    let (upper, work) = writable_layer(&container.dir);
+    // Made in advance: who mounts them leaves something in the work directory first.
+    if work.read_dir().is_ok_and(|mut entries| entries.next().is_none()) {
+        return Ok((upper, work));
+    }
+    // A start that died half-way left a work directory that overlayfs refuses.
+    for dir in [&work, &upper] {
+        podbus_common_tree::remove(dir).map_err(doing("empty the writable layer"))?;
+    }
+    make_writable_layer(&container.dir).map_err(doing("make the writable layer"))
+}
+
+fn writable_layer(dir: &Path) -> (PathBuf, PathBuf) {
+    (dir.join("upper"), dir.join("work"))
+}
+
+/// Makes both in the directory of a container that has none, the work directory last.
+pub(super) fn make_writable_layer(dir: &Path) -> std::io::Result<(PathBuf, PathBuf)> {
+    let (upper, work) = writable_layer(dir);
+    std::fs::create_dir(&upper)?;
+    std::fs::create_dir(&work)?;
+    Ok((upper, work))
 }
 
 /// What is hidden of a container's root, or cannot be written.
