@@ -3,6 +3,7 @@
 //! Subjects are lower case and dot-separated. A dot inside a name would be a token border, so [`token`] writes it
 //! as `_`, which no Kubernetes name contains. KV keys keep the dot: their last part is the name, whole.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The KV bucket that holds the cluster.
@@ -37,8 +38,8 @@ pub fn is_inbox(subject: &str) -> bool {
 }
 
 /// A name as one token of a subject: its dots become `_`.
-pub fn token(name: &str) -> String {
-    name.replace('.', "_")
+pub fn token(name: &str) -> Cow<'_, str> {
+    if name.contains('.') { name.replace('.', "_").into() } else { name.into() }
 }
 
 /// What can be asked of the API. `Display` gives the token.
@@ -87,7 +88,7 @@ impl fmt::Display for Verb {
 
 /// `podbus.api.v1.<namespace>.<resource>.<verb>`; `None` is written `_`: no namespace, or all.
 pub fn api(namespace: Option<&str>, resource: &str, verb: Verb) -> String {
-    format!("podbus.api.v1.{}.{resource}.{verb}", namespace.map_or_else(|| ANY.to_owned(), token))
+    ["podbus.api.v1.", &namespace.map_or(ANY.into(), token), ".", resource, ".", verb.as_str()].concat()
 }
 
 /// An API subject taken apart again: namespace (`None` for `_`), resource, verb.
@@ -103,27 +104,27 @@ pub fn parse_api(subject: &str) -> Option<(Option<&str>, &str, Verb)> {
 
 /// Assignments to a node: `podbus.node.<node>.assign`.
 pub fn assign(node: &str) -> String {
-    format!("podbus.node.{}.assign", token(node))
+    ["podbus.node.", &token(node), ".assign"].concat()
 }
 
 /// Registration and sync of a node: `podbus.node.<node>.sync`.
 pub fn sync(node: &str) -> String {
-    format!("podbus.node.{}.sync", token(node))
+    ["podbus.node.", &token(node), ".sync"].concat()
 }
 
 /// Heartbeats of a node: `podbus.node.<node>.heartbeat`.
 pub fn heartbeat(node: &str) -> String {
-    format!("podbus.node.{}.heartbeat", token(node))
+    ["podbus.node.", &token(node), ".heartbeat"].concat()
 }
 
 /// Status batches of a node: `podbus.status.<node>`.
 pub fn status(node: &str) -> String {
-    format!("podbus.status.{}", token(node))
+    ["podbus.status.", &token(node)].concat()
 }
 
 /// Images of a node: `podbus.node.<node>._.images`.
 pub fn images(node: &str) -> String {
-    format!("podbus.node.{}.{ANY}.images", token(node))
+    ["podbus.node.", &token(node), ".", ANY, ".images"].concat()
 }
 
 /// What a client may open at a node about a pod.
@@ -159,42 +160,42 @@ impl PodStream {
 
 /// `podbus.node.<node>.<namespace>.<logs|exec|attach|portforward|stats>`: the agent compares the namespace with the pod's.
 pub fn pod_stream(node: &str, namespace: &str, kind: PodStream) -> String {
-    format!("podbus.node.{}.{}.{}", token(node), token(namespace), kind.as_str())
+    ["podbus.node.", &token(node), ".", &token(namespace), ".", kind.as_str()].concat()
 }
 
 /// What an agent subscribes to for one kind of stream: any namespace.
 pub fn pod_stream_all(node: &str, kind: PodStream) -> String {
-    format!("podbus.node.{}.*.{}", token(node), kind.as_str())
+    ["podbus.node.", &token(node), ".*.", kind.as_str()].concat()
 }
 
 /// `podbus.events.<namespace>.<object>.<Reason>`.
 pub fn event(namespace: &str, object: &str, reason: &str) -> String {
-    format!("podbus.events.{}.{}.{reason}", token(namespace), token(object))
+    ["podbus.events.", &token(namespace), ".", &token(object), ".", reason].concat()
 }
 
 /// The events of one namespace, or of all.
 pub fn events_of(namespace: Option<&str>) -> String {
-    namespace.map_or_else(|| EVENTS_ALL.to_owned(), |n| format!("podbus.events.{}.>", token(n)))
+    namespace.map_or_else(|| EVENTS_ALL.to_owned(), |n| ["podbus.events.", &token(n), ".>"].concat())
 }
 
 /// KV: what was asked of a pod.
 pub fn pod_key(namespace: &str, name: &str) -> String {
-    format!("pods.{namespace}.{name}")
+    ["pods.", namespace, ".", name].concat()
 }
 
 /// KV: what a pod is.
 pub fn pod_status_key(namespace: &str, name: &str) -> String {
-    format!("podstatus.{namespace}.{name}")
+    ["podstatus.", namespace, ".", name].concat()
 }
 
 /// KV: what an absent node must still remove.
 pub fn removal_key(node: &str, uid: &str) -> String {
-    format!("removals.{node}.{uid}")
+    ["removals.", node, ".", uid].concat()
 }
 
 /// KV: a node.
 pub fn node_key(node: &str) -> String {
-    format!("nodes.{node}")
+    ["nodes.", node].concat()
 }
 
 /// A KV key taken apart.

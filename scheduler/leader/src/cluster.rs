@@ -83,20 +83,24 @@ pub struct Cluster {
     pods: HashMap<PodName, Entry>,
     /// The keys of `pods`, in order.
     names: BTreeSet<PodName>,
-    nodes: BTreeMap<String, Arc<NodeRecord>>,
+    /// By name: each message of a node looks here several times.
+    nodes: HashMap<Arc<str>, Arc<NodeRecord>>,
+    /// The keys of `nodes`, in order.
+    node_names: BTreeSet<Arc<str>>,
     /// By node, then UID.
     removals: BTreeMap<String, BTreeMap<String, Arc<RemovalRecord>>>,
     /// Names whose status speaks of no pod that is there.
     orphans: BTreeSet<PodName>,
     by_uid: HashMap<Arc<str>, PodName>,
     /// Bound pods.
-    by_node: HashMap<String, OnNode>,
+    by_node: HashMap<Arc<str>, OnNode>,
     /// Of each other key's last message, markers of purged keys too: what the next write of the key expects.
     revisions: HashMap<String, u64>,
     /// Keys that end in a marker.
     purged: BTreeMap<u64, String>,
     revision: u64,
-    namespaces: HashSet<Arc<str>>,
+    /// Texts that many share: namespaces, nodes and their addresses.
+    texts: HashSet<Arc<str>>,
     pod_templates: Templates<PodTemplate>,
     status_templates: Templates<PodStatus>,
 }
@@ -174,10 +178,13 @@ impl Cluster {
     fn apply_other(&mut self, key: Option<&Key<'_>>, record: Option<Record>) {
         match (key, record) {
             (Some(Key::Node { name }), Some(Record::Node(node))) => {
-                self.nodes.insert((*name).to_owned(), node);
+                let name: Arc<str> = (*name).into();
+                self.node_names.insert(Arc::clone(&name));
+                self.nodes.insert(name, node);
             }
             (Some(Key::Node { name }), _) => {
                 self.nodes.remove(*name);
+                self.node_names.remove(*name);
             }
             (Some(Key::Removal { node, uid }), Some(Record::Removal(removal))) => {
                 self.removals.entry((*node).to_owned()).or_default().insert((*uid).to_owned(), removal);
@@ -193,9 +200,18 @@ impl Cluster {
 
     /// The name, with what is kept of it already.
     fn name(&mut self, namespace: &str, name: &str) -> PodName {
-        let name = PodName::new(self.namespaces.get(namespace).cloned().unwrap_or_else(|| namespace.into()), name);
-        self.namespaces.insert(Arc::clone(&name.namespace));
+        let name = PodName::new(self.text(namespace), name);
         self.pods.get_key_value(&name).map_or(name, |(there, _)| there.clone())
+    }
+
+    /// A text that many share.
+    fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(there) = self.texts.get(text) {
+            return Arc::clone(there);
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&text));
+        text
     }
 
     /// The entry of a name, which is new where nothing was known of it.
@@ -237,10 +253,11 @@ impl Cluster {
     }
 
     fn keep_pod(&mut self, name: &PodName, pod: Arc<Pod>) {
-        let pod = Arc::new(KeptPod::new(pod, &mut self.pod_templates));
+        let node = self.text(&pod.spec.node_name);
+        let pod = Arc::new(KeptPod::new(pod, Arc::clone(&node), &mut self.pod_templates));
         self.by_uid.insert(Arc::clone(&pod.uid), name.clone());
-        if !pod.node().is_empty() {
-            let on_node = self.by_node.entry(pod.node().to_owned()).or_default();
+        if !node.is_empty() {
+            let on_node = self.by_node.entry(node).or_default();
             on_node.pods.insert(name.clone(), Arc::clone(&pod));
             on_node.digest.take();
         }
@@ -248,8 +265,9 @@ impl Cluster {
     }
 
     fn kept_status(&mut self, name: &PodName, status: Arc<StatusRecord>) -> Arc<KeptStatus> {
+        let host_ip = self.text(&status.status.host_ip);
         let pod = self.pods.get(name).and_then(|entry| entry.pod.as_ref());
-        Arc::new(KeptStatus::new(status, pod.map(|pod| &pod.uid), &mut self.status_templates))
+        Arc::new(KeptStatus::new(status, pod.map(|pod| &pod.uid), host_ip, &mut self.status_templates))
     }
 
     /// A marker of a purged key was removed from the store.
@@ -334,8 +352,8 @@ impl Cluster {
     }
 
     /// All nodes, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = (&String, &Arc<NodeRecord>)> {
-        self.nodes.iter()
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Arc<NodeRecord>)> {
+        self.node_names.iter().filter_map(|name| Some((&**name, self.node(name)?)))
     }
 
     /// How many nodes there are.
@@ -392,7 +410,7 @@ impl Cluster {
             let status = self.entry(name)?.status.as_ref()?;
             Some((name.status_key(), Record::Status(Arc::new(status.record()))))
         });
-        let nodes = self.nodes.iter().map(|(name, node)| (subject::node_key(name), Record::Node(Arc::clone(node))));
+        let nodes = self.nodes().map(|(name, node)| (subject::node_key(name), Record::Node(Arc::clone(node))));
         let removals = self
             .removals()
             .map(|removal| (subject::removal_key(&removal.node, &removal.uid), Record::Removal(Arc::clone(removal))));

@@ -107,12 +107,12 @@ impl Health {
     }
 
     /// Whether an agent that holds something else than it should must be told to sync now. A difference younger than
-    /// the messages that repair it is none.
-    pub(crate) fn nudge(&mut self, node: &str, differs: bool, now: Instant) -> bool {
+    /// the messages that repair it is none, and is not looked for.
+    pub(crate) fn nudge(&mut self, node: &str, differs: impl FnOnce() -> bool, now: Instant) -> bool {
         let heard = self.nodes.entry(node.to_owned()).or_default();
         let old = heard.changed_at.is_none_or(|at| now - at > DIFFERENCE_MAX);
         let again = heard.nudged_at.is_none_or(|at| now - at > NUDGE_EVERY);
-        let nudge = ((differs && old) || heard.wants_states) && again;
+        let nudge = again && (heard.wants_states || (old && differs()));
         if nudge {
             heard.nudged_at = Some(now);
         }
@@ -188,10 +188,10 @@ mod tests {
         let mut health = Health::new(start);
         let at = |ms| start + Duration::from_millis(ms);
         health.next_counter("a", at(0));
-        assert!(!health.nudge("a", true, at(500)));
-        assert!(health.nudge("a", true, at(1_500)));
-        assert!(!health.nudge("a", true, at(2_500)));
-        assert!(health.nudge("a", true, at(4_000)));
-        assert!(!health.nudge("a", false, at(9_000)));
+        assert!(!health.nudge("a", || true, at(500)));
+        assert!(health.nudge("a", || true, at(1_500)));
+        assert!(!health.nudge("a", || true, at(2_500)));
+        assert!(health.nudge("a", || true, at(4_000)));
+        assert!(!health.nudge("a", || false, at(9_000)));
     }
 }

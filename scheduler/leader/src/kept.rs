@@ -3,6 +3,7 @@
 //! Pods are alike. What is a pod's own (names, moments, addresses) is kept beside a template, which is the rest, and
 //! which all that have the same share. Taken together they are what was put in.
 
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::mem;
 use std::ops::Deref;
@@ -10,8 +11,9 @@ use std::sync::{Arc, OnceLock};
 
 use foldhash::{HashSet, HashSetExt as _};
 use podbus_common::model::{ObjectMeta, Pod, PodPhase, PodSpec, PodStatus, Timestamp};
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::cluster::PodName;
 use crate::record::StatusRecord;
@@ -23,18 +25,29 @@ const SWEEP_MIN: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Templates<T> {
     all: HashSet<Arc<T>>,
+    /// The last one that was shared: what comes in a row is mostly alike.
+    last: Option<Arc<T>>,
     /// How many there may be until those without a user are looked for.
     sweep_at: usize,
 }
 
 impl<T> Default for Templates<T> {
     fn default() -> Self {
-        Self { all: HashSet::new(), sweep_at: SWEEP_MIN }
+        Self { all: HashSet::new(), last: None, sweep_at: SWEEP_MIN }
     }
 }
 
 impl<T: Eq + Hash> Templates<T> {
     fn share(&mut self, template: T) -> Arc<T> {
+        if let Some(last) = self.last.as_ref().filter(|last| ***last == template) {
+            return Arc::clone(last);
+        }
+        let shared = self.shared(template);
+        self.last = Some(Arc::clone(&shared));
+        shared
+    }
+
+    fn shared(&mut self, template: T) -> Arc<T> {
         if let Some(there) = self.all.get(&template) {
             return Arc::clone(there);
         }
@@ -52,11 +65,13 @@ impl<T: Eq + Hash> Templates<T> {
 #[derive(Debug, PartialEq)]
 pub(crate) struct KeptPod {
     pub(crate) uid: Arc<str>,
+    /// Empty: none.
+    node: Arc<str>,
     pub(crate) generation: u64,
     created: Option<Timestamp>,
     deletion: Option<Timestamp>,
     grace_seconds: Option<u32>,
-    /// All else, the node too.
+    /// All else.
     template: Arc<PodTemplate>,
 }
 
@@ -64,9 +79,12 @@ pub(crate) struct KeptPod {
 #[derive(Debug)]
 pub(crate) struct PodTemplate {
     pod: Pod,
-    /// Of its spec: it is said often, and is most of what is said.
-    spec_json: OnceLock<Box<RawValue>>,
+    /// The fields of its spec: it is said often, and is most of what is said.
+    spec_json: OnceLock<Fields>,
 }
+
+/// Of a JSON object.
+type Fields = BTreeMap<Box<str>, Box<RawValue>>;
 
 impl Deref for PodTemplate {
     type Target = Pod;
@@ -102,21 +120,40 @@ pub(crate) struct PodJson<'a> {
     pub(crate) status: Option<PodStatus>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
+/// A spec, and the node beside it.
+#[derive(Debug)]
 enum SpecJson<'a> {
-    Known(&'a RawValue),
-    Own(&'a PodSpec),
+    Known { node: &'a str, fields: &'a Fields },
+    Own(Box<PodSpec>),
+}
+
+impl Serialize for SpecJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (node, fields) = match self {
+            Self::Own(spec) => return spec.serialize(serializer),
+            Self::Known { node, fields } => (node, fields),
+        };
+        let mut map = serializer.serialize_map(None)?;
+        if !node.is_empty() {
+            map.serialize_entry("nodeName", node)?;
+        }
+        for (name, value) in fields.iter() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
 }
 
 impl KeptPod {
-    pub(crate) fn new(pod: Arc<Pod>, templates: &mut Templates<PodTemplate>) -> Self {
+    /// `node`: of the pod, as it is shared.
+    pub(crate) fn new(pod: Arc<Pod>, node: Arc<str>, templates: &mut Templates<PodTemplate>) -> Self {
         let mut template = Arc::unwrap_or_clone(pod);
+        template.spec.node_name = String::new();
         let own = &mut template.metadata;
-        own.name.clear();
-        own.name.shrink_to_fit();
+        own.name = String::new();
         Self {
             uid: mem::take(&mut own.uid).into(),
+            node,
             generation: mem::take(&mut own.generation),
             created: own.creation_timestamp.take(),
             deletion: own.deletion_timestamp.take(),
@@ -127,7 +164,7 @@ impl KeptPod {
 
     /// As it was put in.
     pub(crate) fn pod(&self, name: &PodName) -> Pod {
-        Pod { metadata: self.metadata(name), ..self.template.pod.clone() }
+        Pod { metadata: self.metadata(name), spec: self.spec(), ..self.template.pod.clone() }
     }
 
     /// As it was put in, to be written.
@@ -136,11 +173,13 @@ impl KeptPod {
         // Templates that one pod has alone are not worth the memory: two more have it, the set of all and this one.
         let known = if Arc::strong_count(&self.template) > 2 && self.template.spec_json.get().is_none() {
             // A spec that was read from JSON is JSON.
-            to_raw_value(spec).ok().map(|json| &**self.template.spec_json.get_or_init(|| json))
+            let fields = serde_json::to_string(spec).and_then(|json| serde_json::from_str(&json)).ok();
+            fields.map(|fields| self.template.spec_json.get_or_init(|| fields))
         } else {
-            self.template.spec_json.get().map(|json| &**json)
+            self.template.spec_json.get()
         };
-        let spec = known.map_or(SpecJson::Own(spec), SpecJson::Known);
+        let own = || SpecJson::Own(Box::new(self.spec()));
+        let spec = known.map_or_else(own, |fields| SpecJson::Known { node: &self.node, fields });
         PodJson { api_version, kind, metadata: self.metadata(name), spec, status: None }
     }
 
@@ -156,14 +195,18 @@ impl KeptPod {
         }
     }
 
-    /// What it has in common with others: its spec and its labels, but no name and no moment.
+    fn spec(&self) -> PodSpec {
+        PodSpec { node_name: self.node.to_string(), ..self.template.pod.spec.clone() }
+    }
+
+    /// What it has in common with others: its spec and its labels, but no name, no node and no moment.
     pub(crate) fn template(&self) -> &Arc<PodTemplate> {
         &self.template
     }
 
     /// Its node; empty: none.
     pub(crate) fn node(&self) -> &str {
-        &self.template.spec.node_name
+        &self.node
     }
 
     /// When it was created.
@@ -181,6 +224,7 @@ impl KeptPod {
 #[derive(Debug, PartialEq)]
 pub(crate) struct KeptStatus {
     pub(crate) uid: Arc<str>,
+    host_ip: Arc<str>,
     agent_epoch: u64,
     sequence: u64,
     /// Milliseconds since the Unix epoch, as [`visit_own`] finds them.
@@ -191,9 +235,16 @@ pub(crate) struct KeptStatus {
 }
 
 impl KeptStatus {
-    /// `uid`: of the pod that has the name, as it is kept.
-    pub(crate) fn new(record: Arc<StatusRecord>, uid: Option<&Arc<str>>, templates: &mut Templates<PodStatus>) -> Self {
+    /// `uid`: of the pod that has the name, as it is kept; `host_ip`: of the record, as it is shared.
+    pub(crate) fn new(
+        record: Arc<StatusRecord>,
+        uid: Option<&Arc<str>>,
+        host_ip: Arc<str>,
+        templates: &mut Templates<PodStatus>,
+    ) -> Self {
         let StatusRecord { uid: own_uid, agent_epoch, sequence, mut status } = Arc::unwrap_or_clone(record);
+        status.host_ip = String::new();
+        status.host_ips.iter_mut().filter(|listed| *listed.ip == *host_ip).for_each(|listed| listed.ip = String::new());
         let (mut times, mut texts) = (Vec::new(), Vec::new());
         visit_own(&mut status, &mut |own| match own {
             Own::Time(time) => times.push(mem::take(time).unix_ms),
@@ -201,6 +252,7 @@ impl KeptStatus {
         });
         Self {
             uid: uid.filter(|uid| ***uid == *own_uid).map_or_else(|| own_uid.as_str().into(), Arc::clone),
+            host_ip,
             agent_epoch,
             sequence,
             times: times.into(),
@@ -217,6 +269,9 @@ impl KeptStatus {
             Own::Time(time) => time.unix_ms = times.next().copied().unwrap_or_default(),
             Own::Text(text) => *text = texts.next().map(ToString::to_string).unwrap_or_default(),
         });
+        status.host_ip = self.host_ip.to_string();
+        let repeated = status.host_ips.iter_mut().filter(|listed| listed.ip.is_empty());
+        repeated.for_each(|listed| listed.ip = self.host_ip.to_string());
         StatusRecord { uid: self.uid.to_string(), agent_epoch: self.agent_epoch, sequence: self.sequence, status }
     }
 
@@ -265,19 +320,21 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, uid: &str) -> Arc<Pod> {
+        let node = format!("node-{name}");
         let metadata = json!({"namespace": "a", "name": name, "uid": uid, "generation": 3, "labels": {"app": "web"},
             "creationTimestamp": "2026-01-01T00:00:00Z", "deletionTimestamp": "2026-01-02T00:00:00Z",
             "deletionGracePeriodSeconds": 7});
-        let spec = json!({"nodeName": "node-1", "containers": [{"name": "main", "image": "busybox"}]});
+        let spec = json!({"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]});
         Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
     }
 
-    fn status(uid: &str, ip: &str, second: u32) -> Arc<StatusRecord> {
+    fn status(uid: &str, ip: &str, host: &str, second: u32) -> Arc<StatusRecord> {
         let at = format!("2026-01-01T00:00:{second:02}Z");
         let terminated = json!({"exitCode": 1, "startedAt": at, "finishedAt": at, "containerID": format!("old-{ip}")});
         let container = json!({"name": "main", "containerID": ip, "restartCount": 1, "state": {"running": {"startedAt": at}},
             "lastState": {"terminated": terminated}});
         let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": at,
+            "hostIP": host, "hostIPs": [{"ip": host}, {"ip": "fd00::1"}],
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": at}],
             "containerStatuses": [container]});
         let record = json!({"uid": uid, "agentEpoch": 4, "sequence": 9, "status": status});
@@ -287,7 +344,8 @@ mod tests {
     #[test]
     fn pods_that_are_alike_share_all_but_their_own_and_come_out_as_they_went_in() {
         let mut templates = Templates::default();
-        let kept = ["one", "two"].map(|name| KeptPod::new(pod(name, name), &mut templates));
+        let kept =
+            ["one", "two"].map(|name| KeptPod::new(pod(name, name), format!("node-{name}").into(), &mut templates));
         assert!(Arc::ptr_eq(&kept[0].template, &kept[1].template));
         for (kept, name) in kept.iter().zip(["one", "two"]) {
             let key = PodName::new("a", name);
@@ -300,11 +358,13 @@ mod tests {
     #[test]
     fn statuses_that_are_alike_share_all_but_their_own_and_come_out_as_they_went_in() {
         let mut templates = Templates::default();
-        let cases = [("u", "10.0.0.1", 1), ("v", "10.0.0.2", 2)];
-        let kept = cases.map(|(uid, ip, second)| KeptStatus::new(status(uid, ip, second), None, &mut templates));
+        let cases = [("u", "10.0.0.1", "192.168.0.1", 1), ("v", "10.0.0.2", "192.168.0.2", 2)];
+        let kept = cases.map(|(uid, ip, host, second)| {
+            KeptStatus::new(status(uid, ip, host, second), None, host.into(), &mut templates)
+        });
         assert!(Arc::ptr_eq(&kept[0].template, &kept[1].template));
-        for (kept, (uid, ip, second)) in kept.iter().zip(cases) {
-            assert_eq!(kept.record(), *status(uid, ip, second));
+        for (kept, (uid, ip, host, second)) in kept.iter().zip(cases) {
+            assert_eq!(kept.record(), *status(uid, ip, host, second));
         }
     }
 

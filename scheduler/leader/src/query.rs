@@ -199,7 +199,7 @@ fn pods_page(cluster: &Cluster, filter: &Filter, request: &ListRequest) -> Resul
 
 fn nodes_page(cluster: &Cluster, filter: &Filter, after: &str) -> Result<Page, Status> {
     let mut page = Page::default();
-    for (name, _) in cluster.nodes().filter(|(name, _)| name.as_str() > after) {
+    for (name, _) in cluster.nodes().filter(|(name, _)| *name > after) {
         if let Some(node) = cluster.shown_node(name).filter(|node| filter.takes_node(&node.metadata))
             && !page.push(&node, name)?
         {

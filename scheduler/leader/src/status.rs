@@ -21,7 +21,7 @@ use crate::record::StatusRecord;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reported {
     pub(crate) batch: BatchId,
-    pub(crate) node: String,
+    pub(crate) node: Arc<str>,
     pub(crate) agent_epoch: u64,
     pub(crate) report: Arc<PodReport>,
 }
@@ -62,7 +62,8 @@ pub(crate) fn removal(reported: &Reported) -> Plan {
 pub(crate) struct Asked<'a> {
     pub(crate) name: &'a PodName,
     pub(crate) uid: &'a str,
-    /// Its spec, and when it was deleted; its names and its UID may not be there.
+    pub(crate) node: &'a str,
+    /// Its spec, and when it was deleted; its names, its UID and its node may not be there.
     pub(crate) pod: &'a Pod,
 }
 
@@ -75,8 +76,8 @@ pub(crate) fn pod(
     now: Timestamp,
 ) -> Plan {
     let report = &reported.report;
-    let bound = |asked: &Asked<'_>| asked.uid == report.uid && asked.pod.spec.node_name == reported.node;
-    let Some(Asked { name, uid, pod }) = stored.filter(bound) else { return unknown(reported) };
+    let bound = |asked: &Asked<'_>| asked.uid == report.uid && *asked.node == *reported.node;
+    let Some(Asked { name, uid, pod, .. }) = stored.filter(bound) else { return unknown(reported) };
     let known = status.map_or((0, 0), |status| (status.agent_epoch, status.sequence));
     let told = (reported.agent_epoch, report.sequence);
     let ack = reported.ack(pod_ack::Kind::Ack);

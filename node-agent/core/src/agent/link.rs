@@ -181,7 +181,7 @@ impl Link {
         self.wanted = Some(self.wanted.map_or(at, |before| before.min(at)));
     }
 
-    /// Tells the leader that the node lives.
+    /// Tells the leader that the node lives. What its pods may have together is as it was registered.
     pub(super) fn heartbeat(&self, set: &DesiredSet, health: &Health, not_ready: String) -> Heartbeat {
         Heartbeat {
             node: self.identity.node.clone(),
@@ -190,13 +190,13 @@ impl Link {
             leader_epoch: set.leader_epoch(),
             counter: set.counter(),
             digest: set.digest().to_vec().into(),
-            allocatable: self.description.allocatable.clone(),
             used_cpu_millis: health.used_cpu_millis,
             used_memory_bytes: health.used_memory_bytes,
             higher_epoch: self.higher_epoch,
             not_ready_message: not_ready,
             mark: Some(set.mark()),
             earlier_mark: set.earlier_mark(),
+            ..Default::default()
         }
     }
 }

@@ -90,7 +90,7 @@ impl Leader {
     ) -> Result<Bytes, Status> {
         let objects: Vec<Object> = match resource {
             Resource::Pods => self.cluster.pods_after(None).cloned().map(Object::Pod).collect(),
-            Resource::Nodes => self.cluster.nodes().map(|(name, _)| Object::Node(name.clone())).collect(),
+            Resource::Nodes => self.cluster.nodes().map(|(name, _)| Object::Node(name.to_owned())).collect(),
         };
         let there: Vec<Shown> = objects.iter().filter_map(|object| self.shown(object)).collect();
         let applied = self.applied();
@@ -192,6 +192,7 @@ impl Leader {
             let acks = request.pods.iter().map(|report| retry(&report.uid, report.sequence)).collect();
             return self.send(reply, &StatusReply { term: Some(self.term.clone()), acks, retry_after_ms: 0 });
         }
+        let node: Arc<str> = request.node.as_str().into();
         self.batches_last += 1;
         let batch = self.batches_last;
         self.batches.insert(batch, Batch { reply, waiting: request.pods.len(), acks: Vec::new() });
@@ -200,7 +201,7 @@ impl Leader {
                 uids.remove(report.uid.as_str());
             }
             let object = status::subject_of(&self.cluster, &request.node, &report.uid);
-            let (node, agent_epoch) = (request.node.clone(), request.agent_epoch);
+            let (node, agent_epoch) = (Arc::clone(&node), request.agent_epoch);
             let reported = Reported { batch, node, agent_epoch, report: Arc::new(report) };
             match object {
                 Some(object) => self.submit(object, Op::Report(reported)),
@@ -217,14 +218,14 @@ impl Leader {
         self.hear_marks(node, [heartbeat.mark.as_ref(), heartbeat.earlier_mark.as_ref()]);
         if self.recovers() {
             self.health.heard(node, &heartbeat.instance, now);
-            if heartbeat.agent_epoch > 0 && self.lacks_inventory(node) && self.health.nudge(node, true, now) {
+            if heartbeat.agent_epoch > 0 && self.lacks_inventory(node) && self.health.nudge(node, || true, now) {
                 self.nudge(node, heartbeat.agent_epoch);
             }
             return Ok(());
         }
         let Some(record) = self.cluster.node(node).filter(|r| r.agent.epoch == heartbeat.agent_epoch).cloned() else {
             // Its sync tells it to register anew.
-            if heartbeat.agent_epoch > 0 && self.health.nudge(node, true, now) {
+            if heartbeat.agent_epoch > 0 && self.health.nudge(node, || true, now) {
                 self.nudge(node, heartbeat.agent_epoch);
             }
             return Ok(());
@@ -249,10 +250,10 @@ impl Leader {
         }
         let behind = heartbeat.leader_epoch == self.term.epoch && heartbeat.counter < self.health.counter(node);
         // A removal of what it does not hold is in no digest.
-        let owes = self.cluster.owes_removal(node);
-        let differs = behind || owes || heartbeat.digest[..] != self.cluster.digest_of(node)[..];
+        let cluster = &self.cluster;
+        let differs = || behind || cluster.owes_removal(node) || heartbeat.digest[..] != cluster.digest_of(node)[..];
         if self.health.nudge(node, differs, now) {
-            tracing::debug!(node, behind, differs, "told an agent to sync");
+            tracing::debug!(node, behind, "told an agent to sync");
             self.nudge(node, record.agent.epoch);
         }
         Ok(())

@@ -150,7 +150,8 @@ impl Leader {
         let Some(kept) = self.cluster.kept(name) else { return status::unknown(reported) };
         // What most pods share says all that is needed; of one that is deleted also when.
         let whole = kept.is_terminating().then(|| kept.pod(name));
-        let asked = status::Asked { name, uid: &kept.uid, pod: whole.as_ref().unwrap_or(kept.template()) };
+        let pod = whole.as_ref().unwrap_or(kept.template());
+        let asked = status::Asked { name, uid: &kept.uid, node: kept.node(), pod };
         status::pod(reported, Some(asked), self.cluster.status(name).as_ref(), node_ip, self.now.wall)
     }
 

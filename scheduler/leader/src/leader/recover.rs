@@ -174,7 +174,7 @@ impl Leader {
     fn end_recovery(&mut self) {
         let Some(recovery) = self.recovery.take() else { return };
         let silent = self.cluster.nodes().filter(|(name, _)| !recovery.inventories.contains_key(*name));
-        let silent: Vec<_> = silent.map(|(name, _)| name.as_str()).collect();
+        let silent: Vec<_> = silent.map(|(name, _)| name).collect();
         let message = summary(&recovery, &silent);
         tracing::warn!("{message}");
         self.publish(events::of_store(EventType::Warning, "StoreRebuilt", message, self.now.wall));
@@ -182,7 +182,7 @@ impl Leader {
         for (node, _) in self.cluster.nodes() {
             self.health.want_states(node);
             let uids = self.cluster.pods_on(node).map(|(_, pod)| Arc::clone(&pod.uid));
-            self.unreported.insert(node.clone(), uids.collect());
+            self.unreported.insert(node.to_owned(), uids.collect());
         }
         self.begin();
     }

@@ -60,7 +60,7 @@ impl Leader {
         let asked = |node: &Node| nodes::status_of(node) != "Unknown";
         let nodes =
             self.cluster.nodes().filter(|(name, record)| asked(&record.node) && self.health.is_silent(name, now));
-        let silent: Vec<String> = nodes.map(|(name, _)| name.clone()).collect();
+        let silent: Vec<String> = nodes.map(|(name, _)| name.to_owned()).collect();
         for node in silent {
             let object = Object::Node(node);
             if !self.busy.contains_key(&object) {

@@ -43,7 +43,7 @@ fn on_report(
     now: Timestamp,
 ) -> Plan {
     let name = PodName::new("default", "web");
-    let asked = stored.map(|pod| Asked { name: &name, uid: &pod.metadata.uid, pod });
+    let asked = stored.map(|pod| Asked { name: &name, uid: &pod.metadata.uid, node: &pod.spec.node_name, pod });
     pod(reported, asked, status, node_ip, now)
 }
 

@@ -5,7 +5,7 @@ use crate::kept::{KeptPod, Templates};
 fn pod(uid: &str, label: &str) -> Shown {
     let metadata = json!({"namespace": "a", "name": "web", "uid": uid, "labels": {"app": label}});
     let pod = serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap();
-    let pod = KeptPod::new(Arc::new(pod), &mut Templates::default());
+    let pod = KeptPod::new(Arc::new(pod), "".into(), &mut Templates::default());
     Shown::Pod(SeenPod { name: PodName::new("a", "web"), pod: Arc::new(pod), status: None, revision: 0 })
 }
 
