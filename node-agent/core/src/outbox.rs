@@ -117,7 +117,8 @@ impl Outbox {
     pub(crate) fn handle_reply(&mut self, request: &StatusRequest, reply: Option<&StatusReply>) -> Vec<Acked> {
         let mut acked = Vec::new();
         let acks = reply.map(|reply| reply.acks.as_slice()).unwrap_or_default();
-        if reply.is_some_and(|reply| reply.retry_after_ms == 0) {
+        // Who only puts it off has taken nothing.
+        if reply.is_some_and(|reply| reply.retry_after_ms == 0 || !reply.acks.is_empty()) {
             self.node_events.drain(..self.node_events_in_flight.min(self.node_events.len()));
         }
         self.node_events_in_flight = 0;
@@ -162,6 +163,20 @@ mod tests {
         let acks = request.pods.iter();
         let acks = acks.map(|p| PodAck { uid: p.uid.clone(), sequence: p.sequence, kind: kind.into() }).collect();
         StatusReply { acks, ..Default::default() }
+    }
+
+    #[test]
+    fn events_of_the_node_were_taken_unless_the_request_was_put_off_as_a_whole() {
+        let mut outbox = Outbox::default();
+        outbox.put_node_event(NodeEvent { reason: "Starting".into(), ..Default::default() });
+        outbox.put(report("a", 1));
+        let request = outbox.next_request("node-1", 1).unwrap();
+        outbox.handle_reply(&request, Some(&StatusReply { retry_after_ms: 500, ..Default::default() }));
+        let request = outbox.next_request("node-1", 1).unwrap();
+        assert_eq!(request.node_events.len(), 1);
+        let patient = StatusReply { retry_after_ms: 500, ..reply(&request, pod_ack::Kind::Ack) };
+        outbox.handle_reply(&request, Some(&patient));
+        assert!(!outbox.is_due());
     }
 
     fn sequences(request: &Option<StatusRequest>) -> Vec<(&str, u64)> {

@@ -42,6 +42,12 @@ use recover::Recovery;
 pub const TICK_EVERY: Duration = Duration::from_millis(250);
 /// Waiting pods that are decided on at once.
 const DECISIONS_MAX: usize = 256;
+/// With so many objects that have writes under way the leader is busy: nodes are asked to gather what they report,
+const BUSY_MIN: usize = 1_024;
+/// so that no more status requests come in a second than this,
+const REPORTS_MAX: u32 = 5_000;
+/// but none is put off for longer, in milliseconds.
+const GATHER_MS_MAX: u32 = 1_000;
 
 /// Decisions that wait for one object; clients beyond that come back later.
 const WAITING_MAX: usize = 1_000;

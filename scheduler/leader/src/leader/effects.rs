@@ -6,8 +6,8 @@ use podbus_common::model::Event;
 use podbus_common::proto::{Assignment, PodAck, Removal, StatusReply};
 use podbus_common::subject::{self, removal_key};
 
-use super::Leader;
 use super::ops::Op;
+use super::{BUSY_MIN, GATHER_MS_MAX, Leader, REPORTS_MAX};
 use crate::cluster::PodName;
 use crate::output::Output;
 use crate::plan::{BatchId, CallId, Effect, Object};
@@ -88,9 +88,20 @@ impl Leader {
         if batch.waiting == 0
             && let Some(batch) = self.batches.remove(&id)
         {
-            let reply = StatusReply { term: Some(self.term.clone()), acks: batch.acks, retry_after_ms: 0 };
+            let retry_after_ms = self.gather_ms();
+            let reply = StatusReply { term: Some(self.term.clone()), acks: batch.acks, retry_after_ms };
             self.send(batch.reply, &reply);
         }
+    }
+
+    /// For how long a node that reported gathers what it reports next: with many pods under way a request for each report
+    /// costs as much as that pod's binding.
+    fn gather_ms(&self) -> u32 {
+        if self.busy.len() < BUSY_MIN {
+            return 0;
+        }
+        let nodes = u32::try_from(self.cluster.nodes_len()).unwrap_or(u32::MAX);
+        (nodes.saturating_mul(1_000) / REPORTS_MAX).min(GATHER_MS_MAX)
     }
 
     fn assign(&mut self, name: &PodName, json: Option<&Bytes>) {

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use podbus_common::api::{LeaseTerm, Status};
 use podbus_common::model::Timestamp;
-use podbus_common::proto::{Heartbeat, NodeDescription};
+use podbus_common::proto::{Heartbeat, NodeDescription, PodReport, StatusReply, StatusRequest};
+use prost::Message as _;
 use serde_json::json;
 
 use super::*;
@@ -21,6 +22,8 @@ struct Scene {
     events: Vec<String>,
     /// What was answered.
     answers: Vec<(CallId, Result<Bytes, Status>)>,
+    /// What was sent to nodes.
+    sent: Vec<Bytes>,
 }
 
 impl Scene {
@@ -35,23 +38,34 @@ impl Scene {
         let start = Start { snapshot, term, lineage, remembered: None };
         let settings = Settings { toleration_seconds: 300, scheduling: podbus_scheduler_core::Config::default() };
         let leader = Leader::new(start, "control".into(), settings, [7; 32], at(now));
-        let mut scene = Self { leader, now, revision: 1, purged: Vec::new(), events: Vec::new(), answers: Vec::new() };
+        let mut scene = Self {
+            leader,
+            now,
+            revision: 1,
+            purged: Vec::new(),
+            events: Vec::new(),
+            answers: Vec::new(),
+            sent: Vec::new(),
+        };
+        scene.register("node-1");
+        scene
+    }
+
+    fn register(&mut self, node: &str) {
         let amounts = [("cpu", "1"), ("memory", "1Gi"), ("pods", "10")];
         let amounts: BTreeMap<_, _> = amounts.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let description = NodeDescription { capacity: amounts.clone(), allocatable: amounts, ..Default::default() };
         let request = SyncRequest {
-            node: "node-1".into(),
+            node: node.into(),
             node_id: "id".into(),
             instance: "i".into(),
             description: Some(description),
             last_page: true,
             ..Default::default()
         };
-        scene.hear(Input::Sync { request: Box::new(request), reply: "reply".into() });
-        let (node, instance) = ("node-1".to_owned(), "i".to_owned());
-        let heartbeat = Heartbeat { node, instance, agent_epoch: 1, ..Default::default() };
-        scene.hear(Input::Heartbeat(Box::new(heartbeat)));
-        scene
+        self.hear(Input::Sync { request: Box::new(request), reply: "reply".into() });
+        let heartbeat = Heartbeat { node: node.into(), instance: "i".into(), agent_epoch: 1, ..Heartbeat::default() };
+        self.hear(Input::Heartbeat(Box::new(heartbeat)));
     }
 
     fn hear(&mut self, input: Input) {
@@ -60,6 +74,7 @@ impl Scene {
             match &output {
                 Output::Publish(event) => self.events.push(event.reason.clone()),
                 Output::Answer(call, answer) => self.answers.push((*call, answer.clone())),
+                Output::Send { payload, .. } => self.sent.push(payload.clone()),
                 _ => {}
             }
             if let Output::Write { object, writes } = output {
@@ -188,4 +203,37 @@ fn a_list_is_answered_once_with_what_became_of_each_object_in_its_order() {
     assert_eq!(apply(&mut scene, &list(&[])).unwrap(), json!({"items": []}));
     let many = vec![pod("p", "1m"); podbus_common::api::APPLY_OBJECTS_MAX + 1];
     assert_eq!(apply(&mut scene, &list(&many)).unwrap_err().code, 413);
+}
+
+#[test]
+fn a_busy_leader_asks_nodes_to_gather_what_they_report() {
+    let apply = |name: &str| {
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let payload = json!({"object": object}).to_string().into();
+        Input::Call { call: 1, subject: "podbus.api.v1.default.pods.apply".into(), payload }
+    };
+    let gathers = |scene: &mut Scene, sequence: u64| {
+        let name = PodName { namespace: "default".into(), name: "web".into() };
+        let uid = scene.leader.cluster.kept(&name).unwrap().uid.to_string();
+        let report = PodReport { uid, sequence, ..PodReport::default() };
+        let request = StatusRequest { node: "node-1".into(), agent_epoch: 1, pods: vec![report], ..Default::default() };
+        scene.sent.clear();
+        scene.hear(Input::Status { request: Box::new(request), reply: "_INBOX.a".into() });
+        let [payload] = &scene.sent[..] else { panic!("one answer, not {:?}", scene.sent) };
+        let reply = StatusReply::decode(payload.clone()).unwrap();
+        assert_eq!(reply.acks.len(), 1, "it is stored all the same");
+        reply.retry_after_ms > 0
+    };
+    let mut scene = Scene::with_node();
+    scene.hear(apply("web"));
+    assert!(!gathers(&mut scene, 1));
+    for number in 0..BUSY_MIN {
+        scene.leader.handle(apply(&format!("pod-{number}")), at(scene.now)).unwrap();
+    }
+    // Their writes are under way and stay so.
+    scene.leader.outputs();
+    assert!(!gathers(&mut scene, 2), "one node may say at once all that it has to say");
+    (2..8).for_each(|number| scene.register(&format!("node-{number}")));
+    assert!(gathers(&mut scene, 3));
 }
