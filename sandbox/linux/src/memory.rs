@@ -48,16 +48,24 @@ impl Drop for Pages {
     }
 }
 
-/// What a sealed file holds, mapped for reading.
+/// A sealed file that is no longer than this is copied: to map it and to unmap it takes longer.
+const COPIED_BYTES_MAX: usize = 4096;
+
+/// What a sealed file holds.
 #[derive(Debug)]
-pub struct Sealed {
-    start: *const u8,
-    length: usize,
+pub struct Sealed(Held);
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there may be no heap to keep the bytes on")]
+enum Held {
+    Copied([u8; COPIED_BYTES_MAX], usize),
+    /// For reading, from here on, so many bytes.
+    Mapped(*const u8, usize),
 }
 
 impl Sealed {
-    /// Maps `file`, whose seals have to forbid writing and shrinking: else its bytes could change beneath us.
-    pub fn map(file: &Fd) -> Result<Self> {
+    /// Opens `file`, whose seals have to forbid writing and shrinking: else its bytes could change beneath us.
+    pub fn open(file: &Fd) -> Result<Self> {
         const NEEDED: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         // SAFETY: no pointers.
         let seals = unsafe { call!(SYS_fcntl, file.raw(), libc::F_GET_SEALS) }?;
@@ -65,9 +73,14 @@ impl Sealed {
             return Err(crate::Errno::PERM);
         }
         let length = usize::try_from(crate::file::size(file.raw())?).unwrap_or(0);
+        if length <= COPIED_BYTES_MAX {
+            let mut bytes = [0; COPIED_BYTES_MAX];
+            let length = crate::file::read_at(file.raw(), &mut bytes[..length], 0)?;
+            return Ok(Self(Held::Copied(bytes, length)));
+        }
         // SAFETY: a new read-only mapping of a file that can neither change nor shrink.
         let start = unsafe { call!(SYS_mmap, 0_usize, length, libc::PROT_READ, libc::MAP_PRIVATE, file.raw(), 0_u64) }?;
-        Ok(Self { start: start as *const u8, length })
+        Ok(Self(Held::Mapped(start as *const u8, length)))
     }
 }
 
@@ -75,15 +88,20 @@ impl Deref for Sealed {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: sealed, mapped for reading, and lives as long as `self`.
-        unsafe { core::slice::from_raw_parts(self.start, self.length) }
+        match &self.0 {
+            Held::Copied(bytes, length) => &bytes[..*length],
+            // SAFETY: sealed, mapped for reading, and lives as long as `self`.
+            Held::Mapped(start, length) => unsafe { core::slice::from_raw_parts(*start, *length) },
+        }
     }
 }
 
 impl Drop for Sealed {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, nobody borrows it any more.
-        let _ = unsafe { call!(SYS_munmap, self.start, self.length) };
+        if let Held::Mapped(start, length) = self.0 {
+            // SAFETY: the mapping is ours, nobody borrows it any more.
+            let _ = unsafe { call!(SYS_munmap, start, length) };
+        }
     }
 }
 

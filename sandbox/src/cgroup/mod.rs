@@ -195,9 +195,11 @@ impl Cgroups {
     /// Makes a cgroup beneath `path` in the tree that processes are killed by: v2, or the freezer of a pure v1.
     fn make_leaf(&self, path: &str, name: &str) -> Result<Door, CgroupError> {
         let mut door = Door::default();
-        if let Some(dir) = self.layout.v2(path) {
-            let dir = dir.join(name);
-            std::fs::create_dir_all(&dir).map_err(failed("make the cgroup", &dir))?;
+        if let Some(parent) = self.layout.v2(path) {
+            let dir = parent.join(name);
+            // In this order it fails nowhere on the way where only the two are missing.
+            let made = std::fs::create_dir_all(&parent).and_then(|()| std::fs::create_dir_all(&dir));
+            made.map_err(failed("make the cgroup", &dir))?;
             door.open_v2(&dir)?;
         } else if let Some(freezer) = self.layout.v1().iter().find(|it| it.has("freezer")) {
             let dir = freezer.dir(path).join(name);

@@ -332,7 +332,7 @@ fn free<T>(places: &[Option<T>]) -> podbus_sandbox_linux::Result<usize> {
 /// The plan is the first descriptor of a message.
 fn read_plan(fds: &mut Fds) -> Outcome<Sealed> {
     let file = fds.take(0).at("read the plan")?;
-    Sealed::map(&file).at("map the plan")
+    Sealed::open(&file).at("open the plan")
 }
 
 fn mount_shm(size: &CStr) -> podbus_sandbox_linux::Result<()> {
