@@ -48,8 +48,8 @@ impl Drop for Pages {
     }
 }
 
-/// A sealed file that is no longer than this is copied: to map it and to unmap it takes longer.
-const COPIED_BYTES_MAX: usize = 4096;
+/// A sealed file that is no longer than this is copied, to the stack: to map it and to unmap it takes longer.
+const COPIED_BYTES_MAX: usize = 2048;
 
 /// What a sealed file holds.
 #[derive(Debug)]
