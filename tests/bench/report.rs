@@ -86,10 +86,13 @@ fn short(value: f64) -> String {
     if value.abs() < 1.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 
-/// `target/`, which cargo tags, from the place of its directory for temporary files in it or in `target/<triple>/`.
+/// `target/`, which cargo tags as it does `target/<triple>/`, from the place of its directory for temporary files in
+/// either.
 fn target_directory() -> PathBuf {
-    let tagged = Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().find(|it| it.join("CACHEDIR.TAG").exists());
-    tagged.map_or_else(|| "target".into(), Path::to_owned)
+    let is_tagged = |directory: &&Path| directory.join("CACHEDIR.TAG").exists();
+    let above = Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors();
+    let target = above.skip_while(|directory| !is_tagged(directory)).take_while(is_tagged).last();
+    target.map_or_else(|| "target".into(), Path::to_owned)
 }
 
 /// Builds the image that all benchmarks run.
