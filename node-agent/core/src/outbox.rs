@@ -165,6 +165,10 @@ mod tests {
         StatusReply { acks, ..Default::default() }
     }
 
+    fn sequences(request: &Option<StatusRequest>) -> Vec<(&str, u64)> {
+        request.iter().flat_map(|r| &r.pods).map(|p| (p.uid.as_str(), p.sequence)).collect()
+    }
+
     #[test]
     fn events_of_the_node_were_taken_unless_the_request_was_put_off_as_a_whole() {
         let mut outbox = Outbox::default();
@@ -177,10 +181,6 @@ mod tests {
         let patient = StatusReply { retry_after_ms: 500, ..reply(&request, pod_ack::Kind::Ack) };
         outbox.handle_reply(&request, Some(&patient));
         assert!(!outbox.is_due());
-    }
-
-    fn sequences(request: &Option<StatusRequest>) -> Vec<(&str, u64)> {
-        request.iter().flat_map(|r| &r.pods).map(|p| (p.uid.as_str(), p.sequence)).collect()
     }
 
     #[test]
