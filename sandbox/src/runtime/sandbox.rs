@@ -401,10 +401,14 @@ impl Runtime {
         Ok((record, link))
     }
 
-    /// Makes what the shim needs of a pod but the network, the record first.
+    /// Makes what the shim and the client need of a pod but the network, the record first.
     async fn prepare(self: &Arc<Self>, body: &SandboxBody, dir: &Path, start: Start) -> Outcome<Prepared> {
         let line = start.place(dir).map_err(doing("make the sandbox's directory"))?;
         let record = Record::create(&dir.join("record"), body).map_err(doing("write the sandbox's record"))?;
+        let logs = &config(body).log_directory;
+        if !logs.is_empty() {
+            std::fs::create_dir_all(logs).map_err(doing(format!("make {logs}")))?; // its client may look there at once
+        }
         let door = self.cgroups.create_for_pause(&body.cgroup, &body.id)?;
         let line = match line {
             Some(line) => line,
@@ -421,10 +425,6 @@ impl Runtime {
             return Ok(());
         }
         sandbox.complete_files()?;
-        let logs = &sandbox.config().log_directory;
-        if !logs.is_empty() {
-            std::fs::create_dir_all(logs).map_err(doing(format!("make {logs}")))?;
-        }
         self.cgroups.make(&sandbox.body.cgroup)?;
         *is_furnished = true;
         Ok(())
