@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns, unshare};
 use podbus_sandbox::network::{self, Attached, Network, NetworkError, Used};
+use podbus_test_support::wait::{PATIENCE, retry_blocking};
 
 mod ports;
-
-const PATIENCE: Duration = Duration::from_secs(5);
 
 fn cidr(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -55,11 +54,8 @@ fn run_inside(pod: &Attached, program: &'static str, args: &'static [&'static st
 }
 
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "gave up waiting until {what}");
-        std::thread::yield_now();
-    }
+    let is_so = retry_blocking(PATIENCE, || condition().then_some(()).ok_or(()));
+    is_so.unwrap_or_else(|()| panic!("gave up waiting until {what}"));
 }
 
 /// Takes one connection in `server`, made from `client`; returns the address that the server saw.

@@ -12,6 +12,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use podbus_common_bus::testing::NatsCluster;
 use podbus_common_bus::{Bus, BusOptions};
+use podbus_test_support::wait::{PATIENCE, retry};
 use tokio::task::JoinSet;
 
 /// Pods under way at once.
@@ -56,11 +57,8 @@ async fn measure(program: &str, replicas: usize, sync: &str) {
         ..Default::default()
     };
     // A cluster needs a moment until its servers know each other.
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while bus.jetstream().get_or_create_stream(config.clone()).await.is_err() {
-        assert!(Instant::now() < deadline, "no stream of {replicas} replicas on {program}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let made = retry(PATIENCE, async || bus.jetstream().get_or_create_stream(config.clone()).await.map(drop)).await;
+    made.unwrap_or_else(|error| panic!("no stream of {replicas} replicas on {program}: {error}"));
     let began = Instant::now();
     let mut pods = JoinSet::new();
     for worker in 0..IN_FLIGHT {

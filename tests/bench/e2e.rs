@@ -15,6 +15,7 @@ use anyhow::{Context as _, ensure};
 use futures::StreamExt as _;
 use podbus_common::api::{DeleteRequest, WatchEventType, WatchRequest};
 use podbus_common_bus::{Bus, BusOptions, api};
+use podbus_test_support::wait::retry_blocking;
 use serde_json::{Value, json};
 
 use self::report::{Table, busybox_archive, milliseconds, path, percentile, succeeded};
@@ -271,13 +272,9 @@ impl Docker {
                 return Ok(None);
             }
             docker.started = Some(Dockerd::start()?);
-            let deadline = Instant::now() + DOCKER_READY;
-            while !docker.answers() {
-                if Instant::now() > deadline {
-                    eprintln!("dockerd does not answer: the peer's column stays empty");
-                    return Ok(None);
-                }
-                std::thread::sleep(Duration::from_millis(100));
+            if retry_blocking(DOCKER_READY, || docker.answers().then_some(()).ok_or(())).is_err() {
+                eprintln!("dockerd does not answer: the peer's column stays empty");
+                return Ok(None);
             }
         }
         let root = tempfile::tempdir()?;

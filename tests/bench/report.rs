@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -107,21 +107,6 @@ pub(crate) fn succeeded(command: &mut Command) -> anyhow::Result<Output> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(output)
-}
-
-/// Tries until it succeeds, or for so long: then the answer is why it did not.
-pub(crate) async fn retry<T>(
-    patience: Duration,
-    pause: Duration,
-    mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let deadline = Instant::now() + patience;
-    loop {
-        match attempt().await {
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(pause).await,
-            outcome => return outcome,
-        }
-    }
 }
 
 pub(crate) fn path(path: &Path) -> &str {

@@ -21,8 +21,9 @@ use podbus_common_bus::testing::NatsServer;
 use podbus_common_bus::{Bus, BusOptions, api};
 use podbus_load::Report;
 use podbus_load::page::Growth;
+use podbus_test_support::wait::{rest, retry};
 
-use self::report::{Table, retry, succeeded, write_page};
+use self::report::{Table, succeeded, write_page};
 
 const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
 /// Messages of the size of a pod that the bus alone stores.
@@ -161,7 +162,7 @@ async fn scale(table: &mut Table) -> anyhow::Result<()> {
     table.row(&of("pods/s"), "/s", cluster.burst(SCALE_NODES, pods).await?, None);
     let processes = [&cluster.scheduler, &cluster.nodes];
     let before = processes.map(Process::cpu_seconds);
-    tokio::time::sleep(IDLE).await;
+    rest(IDLE).await;
     for (process, before) in processes.into_iter().zip(before) {
         let share = (process.cpu_seconds()? - before?) / IDLE.as_secs_f64();
         table.row(&of(&format!("{} CPU, idle", process.name)), "% of a core", share * 100.0, None);
@@ -301,13 +302,13 @@ impl Cluster {
     async fn take_over(&mut self) -> anyhow::Result<f64> {
         let follower = self.start_scheduler()?;
         // It follows once its CPU time stands still: all is read.
-        let mut before = f64::NEG_INFINITY;
-        let has_read_all = async || {
-            let spent = follower.cpu_seconds()? - std::mem::replace(&mut before, follower.cpu_seconds()?);
-            ensure!(spent <= 0.05, "the follower still reads");
+        let has_read_all = async || -> anyhow::Result<()> {
+            let before = follower.cpu_seconds()?;
+            rest(Duration::from_secs(1)).await;
+            ensure!(follower.cpu_seconds()? - before <= 0.05, "the follower still reads");
             Ok(())
         };
-        retry(READY_MAX, Duration::from_secs(1), has_read_all).await?;
+        retry(READY_MAX, has_read_all).await?;
         let begin = Instant::now();
         self.scheduler = follower;
         self.takes_a_pod("taken-over").await?;
@@ -319,15 +320,16 @@ impl Cluster {
         let client = self.client().await?;
         let spec = serde_json::json!({"containers": [{"name": "main", "image": "busybox"}]});
         let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
-        let taken = async || Ok(client.apply("default", "pods", &pod, false).await.map(|_| ())?);
-        retry(READY_MAX, Duration::from_millis(10), taken).await.context("no pod was taken")
+        let taken =
+            async || -> anyhow::Result<()> { Ok(client.apply("default", "pods", &pod, false).await.map(|_| ())?) };
+        retry(READY_MAX, taken).await.context("no pod was taken")
     }
 
     /// Waits until so many nodes are Ready.
     async fn ready(&self, nodes: usize) -> anyhow::Result<()> {
         let client = self.client().await?;
         let is_ready = |condition: &serde_json::Value| condition["type"] == "Ready" && condition["status"] == "True";
-        retry(READY_MAX, Duration::from_millis(200), async || {
+        retry(READY_MAX, async || -> anyhow::Result<()> {
             let list = client.list(None, "nodes", &ListRequest::default()).await?;
             let conditions = list.items.iter().filter_map(|node| node["status"]["conditions"].as_array());
             let ready = conditions.filter(|all| all.iter().any(is_ready)).count();

@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::cgroups::{cgroups, remove_cgroup};
+use podbus_test_support::cgroups::{cgroups, remove_cgroup};
+
 use crate::cluster::{kill, until_some};
 
 /// A daemon in PID and mount namespaces of its own, with a `/run` of its own. What others mount, it sees.

@@ -6,14 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
+use podbus_test_support::wait::{PATIENCE, retry_blocking};
 use serde_json::Value;
 
 /// The binary under test.
 pub(crate) const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
-/// How long any condition may take: far above what is usual, for a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Cluster {
     directory: tempfile::TempDir,
@@ -394,14 +392,7 @@ pub(crate) fn busybox_archive() -> &'static Path {
 
 /// Looks until there is something; `None`: not within [`PATIENCE`].
 pub(crate) fn until_some<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = look();
-        if found.is_some() || Instant::now() > deadline {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    retry_blocking(PATIENCE, || look().ok_or(())).ok()
 }
 
 /// Every file below `directory`.

@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use podbus_test_support::program::install;
+
 use crate::cluster::{Cluster, PODBUS, busybox_archive, refused, until_some};
 use crate::life::sleeper;
 
@@ -65,19 +67,11 @@ fn a_second_agent_with_the_same_identity_is_refused_while_the_first_lives() {
     assert_eq!(cluster.node_ready("node-1"), "True");
 }
 
-/// Puts a program where it can be run at once. A process of its own writes it: a descriptor of ours that is open for
-/// writing may be in the child that another test forks just then, and until that child execs the program is busy
-/// (`ETXTBSY`, execve(2)).
-fn install(from: &Path, to: &Path) {
-    let status = Command::new("install").arg("--mode=0755").args([from, to]).status().unwrap();
-    assert!(status.success(), "install {from:?}: {status}");
-}
-
 #[test]
 fn without_root_up_says_that_it_needs_it() {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("podbus");
-    install(Path::new(PODBUS), &copy);
+    install(Path::new(PODBUS), &copy).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let state = directory.path().join("state");
     let error = refused(Command::new(copy).args(["up", "--state-dir", state.to_str().unwrap()]).uid(65534).gid(65534));
@@ -110,7 +104,7 @@ fn an_old_nats_server_is_refused_with_what_to_do() {
     let (program, state) = (directory.path().join("nats-server"), directory.path().join("state"));
     let script = directory.path().join("script");
     fs::write(&script, "#!/bin/sh\necho 'nats-server: v2.8.4'\n").unwrap();
-    install(&script, &program);
+    install(&script, &program).unwrap();
     let up = ["up", "--detach", "--state-dir", state.to_str().unwrap()];
     let expected = "nats-server 2.8.4 is too old: podbus needs 2.9.0 or later";
     let error = refused(Command::new(PODBUS).args(up).env("NATS_SERVER", &program));

@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
+use podbus_test_support::wait::PATIENCE;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::Cluster;
 use crate::life::sleeper;
 
 #[test]

@@ -5,11 +5,7 @@
 
 mod access;
 mod apart;
-#[path = "../cgroups.rs"]
-mod cgroups;
 mod cluster;
-#[path = "../containerd.rs"]
-mod containerd;
 mod drain;
 mod errors;
 mod exits;

@@ -3,10 +3,11 @@
 use std::fs;
 use std::process::{Child, Command};
 
+use podbus_test_support::cgroups::{cgroups, directories};
+use podbus_test_support::containerd;
+
 use crate::apart::{Apart, logged};
-use crate::cgroups::{cgroups, directories};
 use crate::cluster::{Cluster, PODBUS, busybox_archive, container, kill, processes, until_some};
-use crate::containerd;
 use crate::streams::{Verb, page};
 
 const TWO_CONTAINERS: &str = include_str!("../../examples/two-containers.yaml");

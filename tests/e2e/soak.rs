@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use podbus_common::api::{DeleteRequest, Lease, ListRequest};
@@ -14,6 +14,7 @@ use podbus_common::subject::{BUCKET, LEASE_KEY};
 use podbus_common_bus::api::{ApiError, Client};
 use podbus_common_bus::testing::NatsServer;
 use podbus_common_bus::{Bus, BusOptions};
+use podbus_test_support::wait;
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
@@ -21,7 +22,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cluster::{PATIENCE, PODBUS};
+use crate::cluster::PODBUS;
 
 const SCHEDULERS: usize = 3;
 const NODES: usize = 10;
@@ -101,7 +102,7 @@ async fn no_pod_is_lost_bound_twice_or_too_many_whoever_is_killed_under_load() {
 
     let mut gaps = Vec::new();
     for round in 0..rounds {
-        let leader = until_some("somebody leads", async || leader(&bus, &schedulers).await).await;
+        let leader = wait::until("somebody leads", async || leader(&bus, &schedulers).await).await;
         // The leader comes first, so that it is killed also where there are few rounds.
         let victim = match if round == 0 { 3 } else { random.random_range(0..6) } {
             0 | 1 => {
@@ -123,7 +124,7 @@ async fn no_pod_is_lost_bound_twice_or_too_many_whoever_is_killed_under_load() {
             nats.restart();
         }
         let answered = async || acked.lock().unwrap().at.filter(|at| *at > killed);
-        let gap = until_some("pods are applied again", answered).await - killed;
+        let gap = wait::until("pods are applied again", answered).await - killed;
         println!("round {round}: {victim} was killed, the next pod was taken after {gap:.1?}");
         gaps.push(gap);
         check_listed(&api, &acked, &places).await;
@@ -176,7 +177,7 @@ async fn apply(api: &Client, name: &str) -> String {
     let container = json!({"name": "main", "image": "busybox", "resources": {"requests": requests}});
     let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 1});
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
-    let reply = until_some("a pod is applied", async || api.apply("default", "pods", &pod, false).await.ok()).await;
+    let reply = wait::until("a pod is applied", async || api.apply("default", "pods", &pod, false).await.ok()).await;
     reply.object["metadata"]["uid"].as_str().unwrap().to_owned()
 }
 
@@ -228,7 +229,7 @@ async fn pods(api: &Client) -> Option<Vec<Pod>> {
 async fn check_listed(api: &Client, acked: &Mutex<Acked>, places: &Mutex<Places>) {
     // What is acknowledged before the list must be in it, unless its deletion has been asked for by then.
     let before = acked.lock().unwrap().applied.clone();
-    let listed = until_some("pods are listed", async || pods(api).await).await;
+    let listed = wait::until("pods are listed", async || pods(api).await).await;
     let after = acked.lock().unwrap().applied.clone();
     let uids: BTreeMap<_, _> = listed.iter().map(|pod| (&pod.metadata.name, &pod.metadata.uid)).collect();
     for (name, uid) in before.iter().filter(|(name, _)| after.contains_key(*name)) {
@@ -264,16 +265,5 @@ async fn has_converged(api: &Client, acked: &Mutex<Acked>, places: &Mutex<Places
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    until_some(what, || async { condition().await.then_some(()) }).await;
-}
-
-async fn until_some<T, F: Future<Output = Option<T>>>(what: &str, condition: impl Fn() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = condition().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait::until(what, || async { condition().await.then_some(()) }).await;
 }

@@ -12,7 +12,9 @@ use nix::pty::{Winsize, openpty};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::termios::tcgetattr;
 
-use crate::cluster::{Cluster, PATIENCE, condition, container};
+use podbus_test_support::wait::PATIENCE;
+
+use crate::cluster::{Cluster, condition, container};
 use crate::life::sleeper;
 use crate::terminal::OnTerminal;
 

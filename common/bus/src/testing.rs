@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+
+use podbus_test_support::wait::{PATIENCE, retry_blocking};
 
 /// A server that ends when it is dropped.
 #[derive(Debug)]
@@ -112,16 +113,12 @@ impl NatsServer {
     }
 
     fn wait_for_port(&mut self) -> u16 {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(port) = self.read_port() {
-                return port;
-            }
+        let port = retry_blocking(PATIENCE, || {
             let ended = self.child.try_wait().expect("the child can be waited for");
             assert!(ended.is_none(), "nats-server ended: {ended:?}");
-            assert!(Instant::now() < deadline, "nats-server did not listen within 20 s");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            self.read_port().ok_or(())
+        });
+        port.expect("nats-server listens")
     }
 
     fn read_port(&self) -> Option<u16> {

@@ -6,14 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use podbus_test_support::wait::{PATIENCE, retry_blocking};
 
-use crate::runtime::host::{PATIENCE, is_alive};
+use crate::runtime::host::is_alive;
 
 /// `PTRACE_SYSCALL_INFO_ENTRY`.
 const ENTRY: u8 = 1;
@@ -58,11 +58,8 @@ impl Doom {
     pub(crate) fn call_off(self) -> Option<String> {
         let before = std::mem::replace(&mut *self.state.lock().unwrap(), State::CalledOff);
         let State::Struck { pid, point } = before else { return None };
-        let deadline = Instant::now() + PATIENCE;
-        while is_alive(pid.as_raw()) {
-            assert!(Instant::now() < deadline, "killed and not dead");
-            std::thread::yield_now();
-        }
+        let is_dead = || (!is_alive(pid.as_raw())).then_some(()).ok_or("killed and not dead");
+        retry_blocking(PATIENCE, is_dead).unwrap();
         Some(point)
     }
 }

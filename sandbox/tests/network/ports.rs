@@ -6,8 +6,9 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use podbus_sandbox::network::{self, Attached, HostPort, Network, Protocol, Used, reserve};
+use podbus_test_support::wait::PATIENCE;
 
-use super::{PATIENCE, cidr, enter, in_namespace, inside, run, run_inside, world};
+use super::{cidr, enter, in_namespace, inside, run, run_inside, world};
 
 fn tcp(host_port: u16) -> HostPort {
     HostPort { protocol: Protocol::Tcp, host_ip: None, host_port, pod_port: 8080 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use podbus_common_cri::runtime::*;
+use podbus_test_support::program::install;
 
 use super::host::{Host, on_host, pod};
 
@@ -31,12 +31,9 @@ if [ -e $d/fail-$CNI_COMMAND-{name} ]; then echo '{{"code": 100, "msg": "not tod
 "#,
             dir.display()
         );
-        // A process of its own writes the program: a descriptor of ours may be in a child that another test forks just
-        // then, and until that child execs the program cannot be run (`ETXTBSY`, execve(2)).
         let source = host.path("cni-script");
         fs::write(&source, script).unwrap();
-        let status = Command::new("install").arg("--mode=0755").args([&source, &dir.join(name)]).status().unwrap();
-        assert!(status.success(), "install: {status}");
+        install(&source, &dir.join(name)).unwrap();
     }
 }
 

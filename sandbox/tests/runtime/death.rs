@@ -147,7 +147,11 @@ fn a_dead_pause_makes_the_sandbox_not_ready_and_an_event() {
         let id = host.run(&sandbox, "a", "sleep 1000").await;
         let mut events = host.cri.get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
         kill_9(host.pause_pid(&sandbox).await);
-        let event = tokio::time::timeout(super::host::PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
+        let event = tokio::time::timeout(podbus_test_support::wait::PATIENCE, events.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         assert_eq!(
             (event.container_id.as_str(), event.container_event_type()),
             (sandbox.as_str(), ContainerEventType::ContainerStoppedEvent)

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use podbus_common_cri::runtime::*;
+use podbus_test_support::wait::PATIENCE;
 
-use super::host::{Host, PATIENCE, container, is_alive, namespace, on_host, pod, wait_until, with_shared_pid};
+use super::host::{Host, container, is_alive, namespace, on_host, pod, wait_until, with_shared_pid};
 
 /// A name and a binary: crun and runc where they are installed, and the example always.
 fn installed() -> Vec<(&'static str, PathBuf)> {

@@ -5,20 +5,19 @@ use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use podbus_common_cri::runtime::runtime_service_client::RuntimeServiceClient;
 use podbus_common_cri::runtime::*;
 use podbus_common_cri::sandbox::LoadRequest;
 use podbus_common_cri::sandbox::image_archive_client::ImageArchiveClient;
+use podbus_test_support::wait::{PATIENCE, retry};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::images::pack::{Archive, docker_archive};
 
 /// How long a test waits for what has to come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) const IMAGE: &str = "localhost/busybox:latest";
 /// One, so that tests meet both a network made in advance and one made for them.
 const WARM_NETWORKS: usize = 1;
@@ -477,15 +476,8 @@ pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) 
 }
 
 /// Looks until all is well; what is wrong at the end is why the test fails.
-pub(crate) async fn until<T, E: Display>(mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match look().await {
-            Ok(found) => return found,
-            Err(wrong) => assert!(Instant::now() < deadline, "{wrong}"),
-        }
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
+pub(crate) async fn until<T, E: Display>(look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    retry(PATIENCE, look).await.unwrap_or_else(|wrong| panic!("{wrong}"))
 }
 
 /// The process id in a verbose status.

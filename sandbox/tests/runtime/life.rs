@@ -179,7 +179,7 @@ fn events_tell_the_whole_life_in_order() {
         let mut seen = Vec::new();
         let mut last = 0;
         while seen.len() < 9 {
-            let event = tokio::time::timeout(super::host::PATIENCE, events.message()).await;
+            let event = tokio::time::timeout(podbus_test_support::wait::PATIENCE, events.message()).await;
             let event = event.unwrap_or_else(|_| panic!("only {seen:?} came")).unwrap().unwrap();
             assert!(event.created_at >= last);
             last = event.created_at;

@@ -128,7 +128,9 @@ async fn open(url: &str) -> Result<Socket, String> {
 /// All that comes, by channel.
 async fn rest(socket: &mut Socket) -> [String; 4] {
     let mut seen = [const { Vec::new() }; 4];
-    while let Some(Ok(message)) = tokio::time::timeout(super::host::PATIENCE, socket.next()).await.unwrap() {
+    while let Some(Ok(message)) =
+        tokio::time::timeout(podbus_test_support::wait::PATIENCE, socket.next()).await.unwrap()
+    {
         if let Message::Binary(bytes) = message {
             seen[usize::from(bytes[0])].extend_from_slice(&bytes[1..]);
         }

@@ -2,12 +2,13 @@
 
 use futures::{SinkExt as _, StreamExt as _};
 use podbus_common_cri::runtime::*;
+use podbus_test_support::wait::PATIENCE;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tonic::Code;
 
 use super::spdy::{Command, Wants, upgrade};
-use crate::runtime::host::{Host, PATIENCE, is_alive, on_host, wait_until};
+use crate::runtime::host::{Host, is_alive, on_host, wait_until};
 
 const PIPES: Wants = Wants { stdin: true, stdout: true, stderr: true, tty: false };
 const TERMINAL: Wants = Wants { stdin: true, stdout: true, stderr: false, tty: true };

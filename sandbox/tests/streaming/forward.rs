@@ -182,7 +182,7 @@ fn channels_of_a_websocket_begin_with_the_port() {
         let mut channels = [const { Vec::new() }; 4];
         let is_done = |it: &[Vec<u8>; 4]| it[0].len() == 7 && it[1].len() == 2 && it[3].len() > 2;
         while !is_done(&channels) {
-            let message = tokio::time::timeout(crate::runtime::host::PATIENCE, socket.next()).await.unwrap();
+            let message = tokio::time::timeout(podbus_test_support::wait::PATIENCE, socket.next()).await.unwrap();
             if let Some(Ok(Message::Binary(bytes))) = message {
                 channels[usize::from(bytes[0])].extend_from_slice(&bytes[1..]);
             }

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use podbus_common_spdy::{Decoder, Encoder, Frame, Headers};
+use podbus_test_support::wait::PATIENCE;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-
-use crate::runtime::host::PATIENCE;
 
 /// What has come on a stream.
 #[derive(Default, Clone)]

@@ -8,9 +8,10 @@ use futures::StreamExt as _;
 use nkeys::KeyPair;
 use podbus_common::access::{Role, User, accounts, inbox_prefix};
 use podbus_common_bus::testing::NatsCluster;
+use podbus_test_support::wait::until;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::Cluster;
 
 /// Who may publish to a subject, and who may subscribe to it.
 const RIGHTS: [(&str, &[&str], &[&str]); 27] = [

@@ -14,10 +14,9 @@ use podbus_common::proto::{
 };
 use podbus_common::subject;
 use podbus_common_bus::Bus;
+use podbus_test_support::wait::PATIENCE;
 use prost::Message as _;
 use tokio::time::{Instant, timeout};
-
-use crate::cluster::PATIENCE;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 

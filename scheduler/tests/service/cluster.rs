@@ -9,13 +9,10 @@ use podbus_common_bus::api::{ApiError, Client};
 use podbus_common_bus::testing::NatsServer;
 use podbus_common_bus::{Bus, BusOptions};
 use podbus_scheduler::Args;
+use podbus_test_support::wait::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-
-/// No test waits longer for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Cluster {
     pub(crate) server: NatsServer,
@@ -144,18 +141,6 @@ impl Drop for Cluster {
         for (task, _) in self.scheduler.iter().chain(&self.followers) {
             task.abort();
         }
-    }
-}
-
-/// Waits until `condition` gives something.
-pub(crate) async fn until<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = timeout(PATIENCE, condition()).await.ok().flatten() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        sleep(Duration::from_millis(20)).await;
     }
 }
 

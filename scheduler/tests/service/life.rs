@@ -4,11 +4,12 @@ use futures::StreamExt as _;
 use podbus_common::api::{ApplyResult, Detail, ListRequest, WatchEventType, WatchRequest};
 use podbus_common::proto::pod_ack::Kind;
 use podbus_common_bus::api::ApiError;
+use podbus_test_support::wait::PATIENCE;
 use serde_json::json;
 use tokio::time::timeout;
 
 use crate::agent::{Agent, exited, running};
-use crate::cluster::{Cluster, PATIENCE, phase, pod, ready};
+use crate::cluster::{Cluster, phase, pod, ready};
 
 #[tokio::test]
 async fn an_applied_pod_is_assigned_and_shown_as_its_node_reports_it() {

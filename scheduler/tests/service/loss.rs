@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use podbus_common::proto::{pod_ack::Kind, verdict};
+use podbus_test_support::wait::until;
 use serde_json::json;
 
 use crate::agent::{Agent, exited, running};
-use crate::cluster::{Cluster, pod, ready, until};
+use crate::cluster::{Cluster, pod, ready};
 
 async fn until_unknown(cluster: &Cluster, node: &str) {
     until("the node is NotReady", async || {

@@ -4,10 +4,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podbus_scheduler::Args;
+use podbus_test_support::wait::{PATIENCE, until};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-
-use crate::cluster::{PATIENCE, until};
 
 struct Server(Child);
 

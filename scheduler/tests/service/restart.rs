@@ -4,10 +4,11 @@ use futures::StreamExt as _;
 use podbus_common::api::{DeleteRequest, WatchEventType, WatchRequest};
 use podbus_common::proto::{pod_ack::Kind, refusal, verdict};
 
+use podbus_test_support::wait::{PATIENCE, until};
 use tokio::time::timeout;
 
 use crate::agent::{Agent, exited, running};
-use crate::cluster::{Cluster, PATIENCE, pod, until};
+use crate::cluster::{Cluster, pod};
 
 #[tokio::test]
 async fn a_killed_scheduler_comes_back_with_all_that_it_acknowledged() {

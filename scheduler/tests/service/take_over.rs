@@ -9,11 +9,12 @@ use podbus_common_bus::api::Client;
 use podbus_common_bus::testing::NatsCluster;
 use podbus_common_bus::{Bus, BusOptions};
 use podbus_scheduler::Args;
+use podbus_test_support::wait::until;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, running};
-use crate::cluster::{Cluster, pod, until};
+use crate::cluster::{Cluster, pod};
 
 async fn lease(cluster: &Cluster) -> Lease {
     let bucket = cluster.bus.jetstream().get_key_value("podbus").await.unwrap();

@@ -7,14 +7,11 @@ use anyhow::Context as _;
 use podbus_common_cri::runtime::image_service_client::ImageServiceClient;
 use podbus_common_cri::runtime::runtime_service_client::RuntimeServiceClient;
 use podbus_common_cri::runtime::*;
+use podbus_test_support::wait::retry;
 use tonic::transport::Channel;
-
-use super::report::retry;
 
 pub(crate) const IMAGE: &str = "localhost/busybox:latest";
 const ANSWER: Duration = Duration::from_secs(60);
-/// Between two looks at what is awaited.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// One runtime, as its clients see it.
 #[derive(Clone)]
@@ -36,7 +33,7 @@ pub(crate) struct Life {
 impl Client {
     /// Connects, and waits until the runtime answers.
     pub(crate) async fn connect(socket: &Path, cgroup: &str) -> anyhow::Result<Self> {
-        let connected = retry(ANSWER, LOOK, async || {
+        let connected = retry(ANSWER, async || -> anyhow::Result<_> {
             let channel = podbus_common_cri::connect(socket, ANSWER).await?;
             let mut cri = RuntimeServiceClient::new(channel.clone());
             cri.version(VersionRequest::default()).await?;
@@ -48,7 +45,7 @@ impl Client {
     /// Waits until the runtime knows the image: one that was imported beside CRI shows up a little later.
     pub(crate) async fn wait_for_image(&mut self, name: &str) -> anyhow::Result<()> {
         let spec = ImageSpec { image: name.to_owned(), ..ImageSpec::default() };
-        retry(ANSWER, LOOK, async || {
+        retry(ANSWER, async || -> anyhow::Result<_> {
             let request = ImageStatusRequest { image: Some(spec.clone()), verbose: false };
             let known = self.images.image_status(request).await?.into_inner().image;
             known.map(|_| ()).with_context(|| format!("the runtime does not know {name}"))

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use podbus_test_support::wait::rest;
+
 /// The numbers in a file of `/proc/<pid>`, in kilobytes, by the word before the colon.
 fn kilobytes(pid: u32, file: &str, key: &str) -> Option<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
@@ -36,7 +38,7 @@ fn busy(pid: u32) -> BTreeMap<OsString, u64> {
 /// meanwhile, and take what they had used before with them.
 pub(crate) async fn idle_milliseconds_a_second(pid: u32, watched: Duration) -> f64 {
     let (begin, before) = (Instant::now(), busy(pid));
-    tokio::time::sleep(watched).await;
+    rest(watched).await;
     let used = |(task, after): (OsString, u64)| after.saturating_sub(before.get(&task).copied().unwrap_or(0));
     let used = Duration::from_nanos(busy(pid).into_iter().map(used).sum());
     used.as_secs_f64() * 1e3 / begin.elapsed().as_secs_f64()

@@ -5,11 +5,7 @@
 //! `-- --cycles N` sets how many pods come and go in the last part, `--samples N` how often each call is measured;
 //! with `--alone` the peer is left out.
 
-#[path = "../../cgroups.rs"]
-mod cgroups;
 mod client;
-#[path = "../../containerd.rs"]
-mod containerd;
 mod footprint;
 #[path = "../report.rs"]
 mod report;
@@ -19,11 +15,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use podbus_test_support::wait::{rest, retry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::client::Client;
 use self::footprint::Leftovers;
-use self::report::{Table, busybox_archive, milliseconds, percentile, retry};
+use self::report::{Table, busybox_archive, milliseconds, percentile};
 use self::runtimes::Runtime;
 
 /// Calls of each kind that a median is made of.
@@ -138,7 +135,7 @@ async fn measure(archive: &Path, samples: usize, cycles: usize) -> anyhow::Resul
 }
 
 async fn figures(runtime: &Runtime, samples: usize) -> anyhow::Result<Figures> {
-    tokio::time::sleep(COME_TO_REST).await;
+    rest(COME_TO_REST).await;
     let resident_at_rest = footprint::resident(runtime.pid());
     let client = &runtime.client;
     let lives = lives(client, samples).await?;
@@ -150,7 +147,7 @@ async fn figures(runtime: &Runtime, samples: usize) -> anyhow::Result<Figures> {
     ensure!(shims.len() >= 2 * STORM, "{} processes for {STORM} pods", shims.len());
     let of_a_pod = footprint::proportional(&shims) / number(STORM);
     let resident_with_pods = footprint::resident(runtime.pid());
-    tokio::time::sleep(SETTLE).await;
+    rest(SETTLE).await;
     let idle = footprint::idle_milliseconds_a_second(runtime.pid(), REST).await;
     client.remove_all(pods).await?;
     Ok(Figures {
@@ -169,7 +166,7 @@ async fn lives(client: &Client, samples: usize) -> anyhow::Result<Lives> {
     let mut client = client.clone();
     let mut rows = [const { Vec::new() }; 3];
     for n in 0..samples + 3 {
-        tokio::time::sleep(PAUSE).await;
+        rest(PAUSE).await;
         let life = client.live(&format!("life-{n}")).await?;
         if n >= 3 {
             // The first ones pay for what is read from disk for the first time.
@@ -186,13 +183,13 @@ async fn lives(client: &Client, samples: usize) -> anyhow::Result<Lives> {
 async fn churn(runtime: &Runtime, cycles: usize, table: &mut Table) -> anyhow::Result<()> {
     let Some(instance) = &runtime.instance else { return Ok(()) };
     live_many(&runtime.client, "warm", 200).await?; // what is allocated once is
-    tokio::time::sleep(SETTLE).await;
+    rest(SETTLE).await;
     let count = || Leftovers::count(runtime.pid(), runtime.directory(), instance);
     let (before, resident) = (count(), footprint::resident(runtime.pid()));
     live_many(&runtime.client, "churn", cycles).await?;
     let mut after = count();
     // The kernel ends namespaces when it finds the time.
-    let gone = retry(Duration::from_secs(20), Duration::from_millis(200), async || {
+    let gone = retry(Duration::from_secs(20), async || {
         after = count();
         ensure!(after.since(&before) == 0, "before: {before:?}\nafter:  {after:?}");
         Ok(())

@@ -2,22 +2,25 @@
 //! of all that the runtime has started and mounted. So nothing is left, also of a benchmark that is killed, but for empty
 //! cgroups and a directory.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podbus_common_cri::sandbox::LoadRequest;
 use podbus_common_cri::sandbox::image_archive_client::ImageArchiveClient;
+use podbus_test_support::cgroups::{cgroups, remove_cgroup};
+use podbus_test_support::containerd;
+use podbus_test_support::wait::retry_blocking;
 
-use super::cgroups::{cgroups, remove_cgroup};
 use super::client::{Client, IMAGE};
+use super::footprint;
 use super::report::path;
-use super::{containerd, footprint};
 
 const PODBUS: &str = env!("CARGO_BIN_EXE_podbus");
 /// How the directory of a runtime begins; the benchmark's process id follows.
 const DIRECTORY: &str = "podbus-bench-";
+/// How long a cgroup may be busy with what dies in it.
+const BUSY_MAX: Duration = Duration::from_secs(1);
 /// In it, the name of its cgroup.
 const CGROUP: &str = "cgroup";
 
@@ -181,15 +184,8 @@ pub(crate) fn remove_leftovers() -> std::io::Result<()> {
 
 fn remove_cgroups(name: &str) {
     for dir in cgroups(name) {
-        // What lived in it may take a moment to be gone.
-        for _ in 0..50 {
-            match remove_cgroup(&dir) {
-                Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                _ => break,
-            }
-        }
+        // What lived in it may take a moment to be gone; one that stays is none of the figures.
+        let _ = retry_blocking(BUSY_MAX, || remove_cgroup(&dir));
     }
 }
 

@@ -6,12 +6,16 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 
 /// containerd has its pause from an image: one of busybox.
-pub(crate) const PAUSE_IMAGE: &str = "localhost/pause:1";
+pub const PAUSE_IMAGE: &str = "localhost/pause:1";
 const CNI_PLUGINS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// Writes its configuration below `directory`, with pods on a bridge of that name; the command line that starts it.
 /// It then serves on [`socket`].
-pub(crate) fn configure(directory: &Path, bridge: &str, subnet: &str) -> anyhow::Result<[String; 3]> {
+///
+/// # Errors
+///
+/// When it is not installed, or a file cannot be written.
+pub fn configure(directory: &Path, bridge: &str, subnet: &str) -> anyhow::Result<[String; 3]> {
     let is_there = |program| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
     let plugins = CNI_PLUGINS.into_iter().find(|dir| Path::new(dir).join("bridge").exists());
     let plugins = plugins.filter(|_| is_there("containerd") && is_there("runc"));
@@ -24,12 +28,16 @@ pub(crate) fn configure(directory: &Path, bridge: &str, subnet: &str) -> anyhow:
 }
 
 /// Where it serves.
-pub(crate) fn socket(directory: &Path) -> PathBuf {
+pub fn socket(directory: &Path) -> PathBuf {
     directory.join("s")
 }
 
 /// Gives a running one the image of `archive`, and its pause.
-pub(crate) fn import(directory: &Path, archive: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// When `ctr` or what packs the image fails: also while containerd does not serve yet.
+pub fn import(directory: &Path, archive: &Path) -> anyhow::Result<()> {
     let pause = directory.join("pause.tar");
     run(Command::new("sh").args(["-ec", PACK_PAUSE, PAUSE_IMAGE]).arg(directory).arg(archive).arg(&pause))?;
     for archive in [archive, &pause] {
