@@ -1,7 +1,7 @@
 //! Carrying out the leader's writes: one task publishes them, as many as the bus takes, and hears all their acks at one
 //! inbox. What is not acknowledged at the first attempt gets a task of its own, which has time.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subscriber};
@@ -40,7 +40,7 @@ impl Writer {
         let client = patient.bus.client();
         let inbox = client.new_inbox();
         let acks = client.subscribe(format!("{inbox}.*")).await?;
-        let pipeline = Pipeline { patient: patient.clone(), inbox, in_flight: VecDeque::new(), first: 0 };
+        let pipeline = Pipeline { patient: patient.clone(), inbox, in_flight: BTreeMap::new(), next: 0 };
         let (queue, decided) = mpsc::unbounded_channel();
         let ended = patient.ended.clone();
         tokio::spawn(async move { ended.run_until_cancelled(pipeline.run(decided, acks)).await });
@@ -65,14 +65,15 @@ impl Writer {
     }
 }
 
-/// First attempts, in the order in which they were published.
+/// First attempts.
 struct Pipeline {
     patient: Patient,
     /// Attempt number n is answered at `<inbox>.<n>`.
     inbox: String,
-    /// Of the attempts from number `first` on; `None`: its outcome is known.
-    in_flight: VecDeque<Option<Attempt>>,
-    first: u64,
+    /// Those without an ack, by number: in the order in which they were published.
+    in_flight: BTreeMap<u64, Attempt>,
+    /// The number of the next one.
+    next: u64,
 }
 
 struct Attempt {
@@ -110,10 +111,13 @@ impl Pipeline {
             writing.wrote(Err(Failed::Unknown));
             return self.patient.take_over(object, writing);
         }
-        let reply = format!("{}.{}", self.inbox, self.first + self.in_flight.len() as u64);
+        let reply = format!("{}.{}", self.inbox, self.next);
         let began = Instant::now();
         match self.patient.store.publish(&key, value, expected, reply).await {
-            Ok(()) => self.in_flight.push_back(Some(Attempt { object, writing, began })),
+            Ok(()) => {
+                self.in_flight.insert(self.next, Attempt { object, writing, began });
+                self.next += 1;
+            }
             Err(failed) => {
                 writing.wrote(Err(failed));
                 self.patient.take_over(object, writing);
@@ -122,11 +126,9 @@ impl Pipeline {
     }
 
     async fn hear(&mut self, ack: &Message) {
-        let number = ack.subject.rsplit_once('.').and_then(|(_, number)| number.parse::<u64>().ok());
-        let place = number.and_then(|number| usize::try_from(number.checked_sub(self.first)?).ok());
+        let number = ack.subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
         // One that was given up comes late: that it was written is found out by its next attempt.
-        let Some(attempt) = place.and_then(|place| self.in_flight.get_mut(place)?.take()) else { return };
-        self.forget_known();
+        let Some(attempt) = number.and_then(|number: u64| self.in_flight.remove(&number)) else { return };
         let Attempt { object, mut writing, began } = attempt;
         self.patient.telemetry.wrote(began.elapsed());
         let outcome = outcome(ack);
@@ -143,21 +145,11 @@ impl Pipeline {
 
     /// Attempts whose ack did not come: they may have been written.
     fn give_up(&mut self) {
-        let overdue = |attempt: &Attempt| attempt.began.elapsed() > ACK_TIMEOUT;
-        while self.in_flight.front().and_then(Option::as_ref).is_some_and(overdue) {
-            if let Some(Attempt { object, mut writing, began }) = self.in_flight.front_mut().and_then(Option::take) {
-                self.patient.telemetry.wrote(began.elapsed());
-                writing.wrote(Err(Failed::Unknown));
-                self.patient.take_over(object, writing);
-            }
-            self.forget_known();
-        }
-    }
-
-    fn forget_known(&mut self) {
-        while self.in_flight.front().is_some_and(Option::is_none) {
-            self.in_flight.pop_front();
-            self.first += 1;
+        while let Some(attempt) = self.in_flight.first_entry().filter(|it| it.get().began.elapsed() > ACK_TIMEOUT) {
+            let Attempt { object, mut writing, began } = attempt.remove();
+            self.patient.telemetry.wrote(began.elapsed());
+            writing.wrote(Err(Failed::Unknown));
+            self.patient.take_over(object, writing);
         }
     }
 }
