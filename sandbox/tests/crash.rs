@@ -3,6 +3,7 @@
 mod daemon;
 mod scene;
 mod shim;
+mod start;
 pub(crate) mod tracer;
 mod truth;
 

@@ -50,6 +50,7 @@ pub(crate) struct Scene {
 /// What the node says of the scene.
 #[derive(Debug)]
 struct Seen {
+    /// Those of the scene.
     sandboxes: Vec<(String, PodSandboxState)>,
     container: Option<ContainerStatus>,
     /// Whether the scene's image is there.
@@ -277,7 +278,8 @@ impl Scene {
         };
         let status = ImageStatusRequest { image: Some(self.image()), verbose: false };
         let image = images(host).image_status(status).await.unwrap().into_inner().image;
-        let sandboxes = sandboxes.into_iter().map(|it| (it.id.clone(), it.state())).collect();
+        let of_scene = sandboxes.into_iter().filter(|it| it.metadata.as_ref().unwrap().name == POD);
+        let sandboxes = of_scene.map(|it| (it.id.clone(), it.state())).collect();
         Seen { sandboxes, container, image: image.is_some() }
     }
 }

@@ -257,8 +257,9 @@ impl Call {
             }
             Kind::Write => {
                 let target = self.descriptor(self.arguments[0])?;
-                // Its own wakeups, and what it says in its log.
-                let is_own = target.starts_with("anon_inode:") || matches!(self.arguments[0], 1 | 2);
+                // Its own wakeups, what it has not handed on yet, and what it says in its log.
+                let is_own = ["anon_inode:", "/memfd:"].iter().any(|own| target.starts_with(own));
+                let is_own = is_own || matches!(self.arguments[0], 1 | 2);
                 (!is_own).then(|| format!("{name} to {target}"))
             }
         }
@@ -266,7 +267,15 @@ impl Call {
 
     fn descriptor(&self, number: u64) -> Option<String> {
         let link: PathBuf = std::fs::read_link(format!("/proc/{}/fd/{number}", self.thread)).ok()?;
-        Some(link.display().to_string())
+        let target = link.display().to_string();
+        // The kernel answers within the call: what comes after the message is the next point.
+        Some(if self.is_netlink(&target) { "netlink".to_owned() } else { target })
+    }
+
+    fn is_netlink(&self, target: &str) -> bool {
+        let Some(inode) = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) else { return false };
+        let sockets = std::fs::read_to_string(format!("/proc/{}/net/netlink", self.thread)).unwrap_or_default();
+        sockets.lines().any(|line| line.split_whitespace().last() == Some(inode))
     }
 
     /// The beginning of a text in the memory of the thread.

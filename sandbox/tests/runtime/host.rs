@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use podbus_common_cri::runtime::runtime_service_client::RuntimeServiceClient;
@@ -17,7 +17,6 @@ use tonic::transport::Channel;
 
 use crate::images::pack::{Archive, docker_archive};
 
-/// How long a test waits for what has to come.
 pub(crate) const IMAGE: &str = "localhost/busybox:latest";
 /// One, so that tests meet both a network made in advance and one made for them.
 const WARM_NETWORKS: usize = 1;
@@ -29,6 +28,7 @@ const DAEMON: &str = "PODBUS_TEST_DAEMON";
 #[ignore = "the daemon of the other tests, started by them"]
 fn daemon_process() {
     let Ok(arguments) = std::env::var(DAEMON) else { return };
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap(); // whose end lets it begin
     let [dir, instance, warm_networks] = arguments.split('|').collect::<Vec<_>>()[..] else { panic!("{arguments}") };
     let args = podbus_sandbox::Args {
         state_dir: Path::new(dir).join("state"),
@@ -90,7 +90,7 @@ impl Host {
         host
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("cri.sock")
     }
 
@@ -100,6 +100,22 @@ impl Host {
 
     /// Starts the daemon and waits until it serves.
     pub(crate) async fn run_daemon(&mut self) {
+        self.spawn_daemon(Stdio::null());
+        self.cri = until(async || {
+            let log = || format!("the daemon does not serve:\n{}", self.daemon_log());
+            let channel = podbus_common_cri::connect(&self.socket(), PATIENCE).await.map_err(|_| log())?;
+            let mut cri = RuntimeServiceClient::new(channel);
+            cri.version(VersionRequest::default()).await.map(|_| cri).map_err(|_| log())
+        })
+        .await;
+    }
+
+    pub(crate) fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// Starts the daemon, which does nothing before the end of its standard input; ours, where that is a pipe.
+    pub(crate) fn spawn_daemon(&mut self, stdin: Stdio) -> Option<ChildStdin> {
         let netns = self.netns.try_clone().unwrap();
         let arguments = format!("{}|{}|{}", self.dir.path().display(), self.instance, self.warm_networks);
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
@@ -108,21 +124,13 @@ impl Host {
             Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "runtime::host::daemon_process", "--ignored", "--nocapture"])
                 .env(DAEMON, arguments)
-                .stdin(Stdio::null())
+                .stdin(stdin)
                 .stdout(Stdio::from(log.try_clone().unwrap()))
                 .stderr(Stdio::from(log))
                 .spawn()
                 .unwrap()
         });
-        self.daemon = Some(started.join().unwrap());
-        self.cri = until(async || {
-            let log =
-                || format!("the daemon does not serve:\n{}", std::fs::read_to_string(self.path("daemon.log")).unwrap());
-            let channel = podbus_common_cri::connect(&self.socket(), PATIENCE).await.map_err(|_| log())?;
-            let mut cri = RuntimeServiceClient::new(channel);
-            cri.version(VersionRequest::default()).await.map(|_| cri).map_err(|_| log())
-        })
-        .await;
+        self.daemon.insert(started.join().unwrap()).stdin.take()
     }
 
     /// `kill -9` of the daemon; one that is dead already is fine.
@@ -188,13 +196,18 @@ impl Host {
         self.assert_nothing_is_left().await;
         self.kill_daemon();
         wait_until("no veth of the pool is left", || self.veths() == 0).await;
-        let instance = self.instance.clone();
-        let netns = self.netns.try_clone().unwrap();
-        let destroyed = std::thread::spawn(move || {
-            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
-            podbus_sandbox::destroy(&instance).unwrap();
+        self.destroy();
+    }
+
+    /// Removes all but the state directory, of a node without a daemon.
+    pub(crate) fn destroy(&self) {
+        std::thread::scope(|scope| {
+            let destroy = || {
+                self.enter_network();
+                podbus_sandbox::destroy(&self.instance).unwrap();
+            };
+            scope.spawn(destroy).join().unwrap();
         });
-        destroyed.join().unwrap();
     }
 
     /// Of pods that were removed: cgroups, directories, shims, links, mounts, rules.
@@ -273,12 +286,13 @@ impl Host {
         self.named("podbus-spawner")[0]
     }
 
+    /// Those that live: who waits for what a dead daemon left is PID 1, which may take its time.
     fn named(&self, name: &str) -> Vec<i32> {
         let root = format!("podbus-{}/shims", self.instance);
         let all = processes();
         let in_shims =
             |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|it| it.contains(&root));
-        all.into_iter().filter(|pid| comm(*pid) == name && in_shims(pid)).collect()
+        all.into_iter().filter(|pid| comm(*pid) == name && in_shims(pid) && is_alive(*pid)).collect()
     }
 
     pub(crate) async fn run_pod(&mut self, name: &str) -> String {
@@ -403,7 +417,7 @@ impl Drop for Host {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();
-            eprintln!("{}", std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
+            eprintln!("{}", self.daemon_log());
             let instance = self.instance.clone();
             let _ = std::thread::spawn(move || podbus_sandbox::destroy(&instance)).join();
         }
