@@ -66,9 +66,10 @@ start) echo >"$dir/go" && read -r _ <"$dir/up" || fail "cannot set up the contai
 exec)
   init=$(cat "$dir/init")
   program=$(words "/proc/$init/root" <"$process")
-  exec 3<&0
-  eval "exec setsid nsenter --target $init --net --ipc --uts --pid $program <&3 3<&-" &
-  echo $! >"$pid_file" ;;
+  go=$dir/go-$$ # a shell takes the exit of its child, and that is the shim's to have: the child waits until this is none
+  mkfifo "$go" && exec 3<&0
+  { read -r _ <"$go" || rm "$go"; eval "exec setsid nsenter --target $init --net --ipc --uts --pid $program <&3 3<&-"; } &
+  exec printf '%s\n' $! >"$pid_file" 4>"$go" ;;
 state)
   if kill -0 "$(cat "$dir/pid")" 2>/dev/null; then status=running; else status=stopped; fi
   jq -n --arg id "$id" --arg status "$status" '{ociVersion: "1.0.2", id: $id, status: $status}' ;;
