@@ -1,6 +1,6 @@
 //! Requests and replies of `podbus.api.v1.<namespace>.<resource>.<verb>`: JSON, readable with any NATS client.
 //!
-//! Resources: `pods` (all verbs), `nodes` (all that change nothing, but `explain` and `plan`). A refusal carries the micro service headers
+//! Resources: `pods` (all verbs), `nodes` (`get`, `list`, `watch` and `apply`). A refusal carries the micro service headers
 //! `Nats-Service-Error` and `Nats-Service-Error-Code` and a [`Status`] as body.
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ impl Detail {
 
 /// `apply`: the object, as the user wrote it, without defaults. Or a list of them, with one answer ([`ApplyAllReply`])
 /// once each is stored or refused: many objects that come together cost less so.
+///
+/// Of a node labels, annotations, taints and `unschedulable` may be said: what is said replaces what was, and what is not
+/// said stays. All else its agent says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplyRequest<Object = Value> {
@@ -54,9 +57,19 @@ pub struct ApplyRequest<Object = Value> {
     /// Validate and answer as if, without storing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Precondition: refuse when the object is not there (404) or of another version by now (409). Not for a list.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub resource_version: String,
     /// Of the object in the answer. That of a dry run is told in full: nobody has it yet.
     #[serde(default, skip_serializing_if = "Detail::is_full")]
     pub detail: Detail,
+}
+
+impl<Object> ApplyRequest<Object> {
+    /// Of this object, whatever is stored.
+    pub fn new(object: Object) -> Self {
+        Self { object, dry_run: false, resource_version: String::new(), detail: Detail::Full }
+    }
 }
 
 /// What an apply did.

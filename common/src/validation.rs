@@ -1,13 +1,14 @@
-//! Kubernetes' rules for pods, in its words.
+//! Kubernetes' rules for pods and for what a person may say of nodes, in its words.
 //!
 //! A pod is judged as it is, with or without defaults. `pod` has the rules of the object and its spec, `container`,
-//! `volume`, `toleration`, `scheduling` and `selector` those of their parts, `names` those of names, `update` what may change.
+//! `volume`, `taint`, `toleration`, `scheduling` and `selector` those of their parts, `names` those of names, `update` what may change.
 
 mod container;
 pub mod names;
 mod pod;
 mod scheduling;
 mod selector;
+mod taint;
 mod toleration;
 mod update;
 mod volume;
@@ -16,6 +17,7 @@ use std::fmt;
 
 pub use container::is_extended_resource;
 pub use pod::{validate_names, validate_pod};
+pub use taint::validate_taints;
 pub use update::{inherit, validate_update};
 
 /// What is wrong with one field.
@@ -48,12 +50,12 @@ impl fmt::Display for FieldError {
 }
 
 /// Kubernetes' answer to an object with faults: `Pod "web" is invalid: <fault>`, or `[<fault>, <fault>]`.
-pub fn invalid_message(name: &str, errors: &[FieldError]) -> String {
+pub fn invalid_message(kind: &str, name: &str, errors: &[FieldError]) -> String {
     let all = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if errors.len() == 1 {
-        format!("Pod \"{name}\" is invalid: {all}")
+        format!("{kind} \"{name}\" is invalid: {all}")
     } else {
-        format!("Pod \"{name}\" is invalid: [{all}]")
+        format!("{kind} \"{name}\" is invalid: [{all}]")
     }
 }
 

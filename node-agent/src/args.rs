@@ -10,7 +10,7 @@ use podbus_common::quantity::Quantity;
 use podbus_common::validation::is_extended_resource;
 use podbus_common_bus::{BusOptions, read_token};
 use podbus_common_telemetry::Address;
-use podbus_node_agent_core::admission::NodeOffer;
+use podbus_node_agent_core::admission::{NodeOffer, Place};
 use podbus_node_agent_core::resources::{extended_from_quantities, from_quantities};
 
 use crate::user_ids::IdRange;
@@ -78,8 +78,7 @@ impl NodeArgs {
             pods: usize::try_from(self.max_pods).unwrap_or(usize::MAX),
             extended: extended_from_quantities(&description.allocatable),
             name: name.to_owned(),
-            labels: description.labels.clone(),
-            taints: self.taints.clone(),
+            place: Some(Place { labels: description.labels.clone(), taints: self.taints.clone() }),
         }
     }
 }

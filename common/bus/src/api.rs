@@ -103,7 +103,19 @@ impl Client {
         object: &Value,
         dry_run: bool,
     ) -> Result<ApplyReply, ApiError> {
-        let request = ApplyRequest { object, dry_run, detail: Detail::Full };
+        let request = ApplyRequest { dry_run, ..ApplyRequest::new(object) };
+        self.request(Some(namespace), resource, Verb::Apply, &request).await
+    }
+
+    /// Changes an object that is there and still of this version.
+    pub async fn apply_to_version(
+        &self,
+        namespace: &str,
+        resource: &str,
+        object: &Value,
+        resource_version: &str,
+    ) -> Result<ApplyReply, ApiError> {
+        let request = ApplyRequest { resource_version: resource_version.to_owned(), ..ApplyRequest::new(object) };
         self.request(Some(namespace), resource, Verb::Apply, &request).await
     }
 
@@ -119,7 +131,7 @@ impl Client {
         detail: Detail,
     ) -> Result<Vec<Result<ApplyReply<Object>, ApiError>>, ApiError> {
         let count = objects.len();
-        let request = ApplyRequest { object: ObjectList::new(objects), dry_run, detail };
+        let request = ApplyRequest { dry_run, detail, ..ApplyRequest::new(ObjectList::new(objects)) };
         let reply: ApplyAllReply<Object> = self.request(Some(namespace), resource, Verb::Apply, &request).await?;
         let unreadable = || ApiError::Decode {
             subject: subject::api(Some(namespace), resource, Verb::Apply),

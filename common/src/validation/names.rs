@@ -58,7 +58,7 @@ fn is_alphanumeric(b: u8) -> bool {
 }
 
 /// A key of a label, an annotation, a taint: `name` or `prefix/name`.
-pub(crate) fn qualified_name(text: &str) -> Option<String> {
+pub fn qualified_name(text: &str) -> Option<String> {
     const SHAPE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
                          alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation \
                          is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
@@ -90,7 +90,7 @@ pub(crate) fn qualified_name(text: &str) -> Option<String> {
 }
 
 /// The value of a label; may be empty.
-pub(crate) fn label_value(text: &str) -> Option<String> {
+pub fn label_value(text: &str) -> Option<String> {
     if text.len() > LABEL_BYTES_MAX {
         return Some(too_long(LABEL_BYTES_MAX));
     }

@@ -34,11 +34,11 @@ fn all_faults_are_found_at_once_and_told_as_kubernetes_does() {
         ["spec.containers[0].image: Required value", "spec.hostname: Invalid value: \"a.b\": must not contain dots"]
     );
     assert_eq!(
-        invalid_message("web", &errors[..1]),
+        invalid_message("Pod", "web", &errors[..1]),
         "Pod \"web\" is invalid: spec.containers[0].image: Required value"
     );
     assert_eq!(
-        invalid_message("web", &errors),
+        invalid_message("Pod", "web", &errors),
         "Pod \"web\" is invalid: [spec.containers[0].image: Required value, spec.hostname: Invalid value: \"a.b\": must \
          not contain dots]"
     );
@@ -89,4 +89,16 @@ fn what_was_applied_may_be_applied_again() {
     let mut elsewhere = stored.clone();
     elsewhere.spec.node_name = "node-2".into();
     assert_eq!(validate_update(&stored, &elsewhere).len(), 1);
+}
+
+#[test]
+fn a_taint_has_a_name_a_value_and_no_twin() {
+    let taints = |json| serde_json::from_value::<Vec<crate::model::Taint>>(json).unwrap();
+    let fine = json!([{"key": "gpu", "value": "true", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoExecute"}]);
+    assert_eq!(validate_taints(&taints(fine)), []);
+    let bad = json!([{"key": "", "effect": "NoExecute"}, {"key": "a", "value": "b c", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]);
+    let faults = validate_taints(&taints(bad));
+    let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(paths, ["spec.taints[0].key", "spec.taints[1].value", "spec.taints[2]"]);
+    assert_eq!(faults[2].message, "Duplicate value: \"a:NoSchedule\"");
 }

@@ -18,9 +18,16 @@ pub struct NodeOffer {
     pub pods: usize,
     /// Its name.
     pub name: String,
+    /// By what pods choose it; `None`: that is not known yet, and the scheduler's word counts.
+    pub place: Option<Place>,
+}
+
+/// By what pods choose a node, and what keeps them away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its own taints.
+    /// Its taints, but for those of its readiness.
     pub taints: Vec<Taint>,
 }
 
@@ -178,9 +185,10 @@ fn shortage(node: &NodeOffer, pods: usize, used: Amounts, requested: Amounts) ->
 }
 
 fn reject_by_place(node: &NodeOffer, pod: &Pod) -> Option<Admission> {
+    let Place { labels, taints } = node.place.as_ref()?;
     let required = pod.spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()?.required.as_ref());
-    let selected = pod.spec.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && required.is_none_or(|selector| selector.matches(&node.name, &node.labels));
+    let selected = pod.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+        && required.is_none_or(|selector| selector.matches(&node.name, labels));
     if !selected {
         return Some(Admission::Reject {
             reason: "NodeAffinity".to_owned(),
@@ -188,7 +196,7 @@ fn reject_by_place(node: &NodeOffer, pod: &Pod) -> Option<Admission> {
         });
     }
     // The other effects are the scheduler's alone: who names the node is let in.
-    let taint = node.taints.iter().find(|t| t.effect == TaintEffect::NoExecute && !tolerated(pod, t))?;
+    let taint = taints.iter().find(|t| t.effect == TaintEffect::NoExecute && !tolerated(pod, t))?;
     Some(Admission::Reject {
         reason: "TaintToleration".to_owned(),
         message: format!(
@@ -314,16 +322,20 @@ mod tests {
     fn a_node_that_does_not_match_refuses() {
         let mut pod = pod(&["a"]);
         pod.spec.node_selector.insert("disk".into(), "ssd".into());
-        assert!(message(admit(&node(), &[], &pod)).starts_with("NodeAffinity: Predicate NodeAffinity failed"));
-        let mut matching = node();
-        matching.labels.insert("disk".into(), "ssd".into());
-        assert_eq!(admit(&matching, &[], &pod), Admission::Admit);
+        let placed = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            NodeOffer { place: Some(Place { labels, taints: Vec::new() }), ..node() }
+        };
+        assert!(message(admit(&placed(&[]), &[], &pod)).starts_with("NodeAffinity: Predicate NodeAffinity failed"));
+        assert_eq!(admit(&placed(&[("disk", "ssd")]), &[], &pod), Admission::Admit);
+        assert_eq!(admit(&node(), &[], &pod), Admission::Admit, "nobody has told yet which labels it has");
     }
 
     #[test]
     fn only_no_execute_taints_keep_out_a_pod_that_was_placed_here() {
         let taint = |effect| Taint { key: "gpu".into(), value: "true".into(), effect, time_added: None };
-        let tainted = |effect| NodeOffer { taints: vec![taint(effect)], ..node() };
+        let tainted =
+            |effect| NodeOffer { place: Some(Place { taints: vec![taint(effect)], ..Place::default() }), ..node() };
         assert_eq!(admit(&tainted(TaintEffect::NoSchedule), &[], &pod(&["a"])), Admission::Admit);
         let refused = message(admit(&tainted(TaintEffect::NoExecute), &[], &pod(&["a"])));
         assert!(refused.ends_with("untolerated taint {gpu: true}"), "{refused}");

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use podbus_common::model::{Pod, Timestamp};
 use podbus_common::proto::{
-    Assignment, Heartbeat, NodeDescription, PodReport, StatusReply, StatusRequest, SyncReply, SyncRequest,
+    self, Assignment, Heartbeat, NodeDescription, PodReport, StatusReply, StatusRequest, SyncReply, SyncRequest,
 };
 use prost::Message as _;
 
 use self::link::Link;
 pub use self::link::Refused;
-use crate::admission::NodeOffer;
+use crate::admission::{NodeOffer, Place};
 use crate::chronicle::node_event;
 use crate::desired::{Applied, DesiredSet, Held};
 use crate::model::{AfterStop, Stop};
@@ -139,6 +139,8 @@ pub struct Agent<J> {
     link: Link,
     outbox: Outbox,
     offer: NodeOffer,
+    /// The node's place as it was told to the leader.
+    told: Place,
     /// Pods that have a worker.
     working: BTreeSet<String>,
     /// Pods that ended by themselves: they hold no resources.
@@ -157,11 +159,12 @@ pub struct Agent<J> {
 }
 
 impl<J: Journal> Agent<J> {
-    /// Goes on with what the disk (`set`) and the runtime say. `adopted` are UIDs that only the runtime knew of.
+    /// Goes on with what the disk (`set`) and the runtime say. `adopted` are UIDs that only the runtime knew of. The place
+    /// in `offer` is what is told to the leader, who answers with what a person changed of it.
     pub fn new(
         identity: Identity,
         description: NodeDescription,
-        offer: NodeOffer,
+        mut offer: NodeOffer,
         set: DesiredSet,
         adopted: BTreeSet<String>,
         journal: J,
@@ -176,6 +179,7 @@ impl<J: Journal> Agent<J> {
             journal,
             unsettled: BTreeSet::new(),
             outbox,
+            told: offer.place.take().unwrap_or_default(),
             offer,
             working: BTreeSet::new(),
             finished: BTreeSet::new(),
@@ -267,6 +271,9 @@ impl<J: Journal> Agent<J> {
         };
         let applied = self.set.handle_assignment(&assignment, self.now.wall);
         self.link.note(&applied, self.now.instant);
+        if applied.heard && !assignment.assigned.is_empty() {
+            self.offer.place = Some(self.place(assignment.place));
+        }
         self.take(applied);
     }
 
@@ -275,6 +282,9 @@ impl<J: Journal> Agent<J> {
         let Some(reply) = self.link.handle_reply(reply, &mut self.set, self.now.instant)? else { return Ok(()) };
         let applied = self.set.handle_sync_reply(&reply, self.now.wall);
         self.link.note(&applied, self.now.instant);
+        if applied.heard {
+            self.offer.place = Some(self.place(reply.place.clone()));
+        }
         if self.set.agent_epoch() != registered {
             self.unsettled.append(&mut self.adopted);
         }
@@ -283,6 +293,15 @@ impl<J: Journal> Agent<J> {
         }
         self.take(applied);
         Ok(())
+    }
+
+    /// The node's place as the leader says, or as it was told.
+    fn place(&self, said: Option<proto::Place>) -> Place {
+        let said = said.map(|said| Place {
+            labels: said.labels,
+            taints: serde_json::from_slice(&said.taints).unwrap_or_default(),
+        });
+        said.unwrap_or_else(|| self.told.clone())
     }
 
     fn take(&mut self, applied: Applied) {

@@ -96,6 +96,8 @@ pub struct Applied {
     pub changed: Vec<String>,
     /// UIDs that ended here and that the leader asks for again: report their end once more.
     pub ended: Vec<String>,
+    /// It was of this registration, and not older than what was heard before.
+    pub heard: bool,
     /// Ask the leader for the differences.
     pub sync: bool,
     /// The message was of a term below this one and was refused.
@@ -226,6 +228,7 @@ impl DesiredSet {
             return applied;
         }
         self.enter_term(term);
+        applied.heard = true;
         applied.sync = assignment.nudge || assignment.counter != self.counter + 1;
         self.counter = self.counter.max(assignment.counter);
         for pod in &assignment.assigned {
@@ -263,6 +266,7 @@ impl DesiredSet {
             self.records.push(Record::Agent { agent_epoch: self.agent_epoch_seen });
         }
         self.enter_term(term);
+        applied.heard = true;
         // It judged what this agent has seen.
         self.earlier = None;
         self.counter = reply.counter;

@@ -6,8 +6,8 @@ use std::future::Future;
 use async_nats::jetstream;
 use podbus_common::digest;
 use podbus_common::proto::{
-    AssignedPod, Assignment, ContainerState, Heartbeat, PodAck, PodReport, Refusal, Removal, SandboxState, SyncRequest,
-    Term, Verdict, pod_ack, refusal, verdict,
+    AssignedPod, Assignment, ContainerState, Heartbeat, Place, PodAck, PodReport, Refusal, Removal, SandboxState,
+    SyncRequest, Term, Verdict, pod_ack, refusal, verdict,
 };
 use podbus_common::subject;
 use podbus_common_bus::BusOptions;
@@ -182,9 +182,13 @@ impl Leader {
     }
 
     async fn assign(&mut self, assigned: Vec<AssignedPod>, removed: Vec<Removal>) {
+        self.send(Assignment { assigned, removed, ..Assignment::default() }).await;
+    }
+
+    async fn send(&mut self, message: Assignment) {
         self.counter += 1;
         let (term, agent_epoch, counter) = (Some(term()), self.agent_epoch, self.counter);
-        let message = Assignment { term, agent_epoch, counter, assigned, removed, nudge: false };
+        let message = Assignment { term, agent_epoch, counter, ..message };
         self.bus.client().publish(subject::assign("node-1"), message.encode_to_vec().into()).await.unwrap();
     }
 
@@ -470,6 +474,21 @@ async fn a_pod_that_does_not_fit_is_refused_and_one_that_will_fit_waits() {
     world.leader.answers = true;
     world.until_running("u3", 0).await;
     assert!(world.leader.ended("u1"));
+}
+
+#[tokio::test]
+async fn a_pod_is_admitted_by_the_labels_that_the_leader_tells() {
+    let mut world = World::start().await;
+    let choosy = |uid: &str| vec![pod(uid, serde_json::json!({"nodeSelector": {"disk": "ssd"}}))];
+    let place = Place { labels: [("disk".to_owned(), "ssd".to_owned())].into(), ..Place::default() };
+    world.leader.send(Assignment { assigned: choosy("u1"), place: Some(place), ..Assignment::default() }).await;
+    world.until_running("u1", 0).await;
+    world.leader.assign(choosy("u2"), vec![]).await;
+    world
+        .until("it is refused", |leader, _| {
+            leader.reports.get("u2").is_some_and(|report| report.rejected_reason == "NodeAffinity")
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -37,12 +37,20 @@ const KNOWN_BYTES_MAX: usize = 16 << 10;
 pub(crate) struct Asked {
     pub(crate) pod: Pod,
     pub(crate) dry_run: bool,
+    /// The version that it is meant for; empty: any.
+    pub(crate) resource_version: String,
     /// Of what is answered.
     pub(crate) detail: Detail,
     /// Its name was made here: it is a new pod, or none.
     pub(crate) generated: bool,
     /// Its spec, where that is known.
     pub(crate) ready: Option<Arc<Ready>>,
+}
+
+impl Asked {
+    fn of(self, request: &Request<'_>) -> Self {
+        Self { resource_version: request.resource_version.clone(), detail: request.detail, ..self }
+    }
 }
 
 /// A spec that was found in order.
@@ -105,6 +113,8 @@ pub(crate) struct Request<'a> {
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
     detail: Detail,
 }
 
@@ -134,6 +144,9 @@ impl<'a> Request<'a> {
                     "a list is too long: at most {APPLY_OBJECTS_MAX} objects of {APPLY_BYTES_MAX} bytes together"
                 );
                 Err(Status::failure(413, "RequestEntityTooLarge", message))
+            }
+            Some(_) if !self.resource_version.is_empty() => {
+                Err(query::bad_request("a resourceVersion is that of one object: a list has none"))
             }
             list => Ok(list.map(|list| list.items)),
         }
@@ -172,17 +185,17 @@ impl<'a> Plain<'a> {
 pub(crate) fn read(
     known: &mut Known,
     namespace: Option<&str>,
-    &Request { dry_run, detail, .. }: &Request<'_>,
+    request: &Request<'_>,
     object: &RawValue,
     random: impl FnMut() -> usize,
 ) -> Result<Asked, Status> {
     if let Some((pod, ready)) = known.pod(object) {
-        let asked = of_pod(query::namespace_of(namespace)?, pod, dry_run, random)?;
-        return Ok(Asked { detail, ready: Some(ready), ..asked });
+        let asked = of_pod(query::namespace_of(namespace)?, pod, request.dry_run, random)?;
+        return Ok(Asked { ready: Some(ready), ..asked.of(request) });
     }
-    let asked = Asked { detail, ..read_object(namespace, &query::read(object.get().as_bytes())?, dry_run, random)? };
+    let asked = read_object(namespace, &query::read(object.get().as_bytes())?, request.dry_run, random)?;
     known.add(object, &asked.pod);
-    Ok(asked)
+    Ok(asked.of(request))
 }
 
 /// Reads one object.
@@ -224,7 +237,7 @@ fn of_pod(namespace: &str, mut pod: Pod, dry_run: bool, random: impl FnMut() -> 
     metadata.deletion_timestamp = None;
     metadata.deletion_grace_period_seconds = None;
     pod.status = None;
-    Ok(Asked { pod, dry_run, detail: Detail::Full, generated, ready: None })
+    Ok(Asked { pod, dry_run, resource_version: String::new(), detail: Detail::Full, generated, ready: None })
 }
 
 fn check_type(object: &Value) -> Result<(), Status> {
@@ -244,7 +257,7 @@ fn generated_name(prefix: &str, mut random: impl FnMut() -> usize) -> String {
 }
 
 fn invalid(name: &str, errors: &[FieldError]) -> Status {
-    Status::failure(422, "Invalid", invalid_message(name, errors))
+    Status::failure(422, "Invalid", invalid_message("Pod", name, errors))
 }
 
 /// The pod that is stored for a name that is free.

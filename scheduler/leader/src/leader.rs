@@ -301,7 +301,9 @@ impl Leader {
     fn submit(&mut self, object: Object, op: Op) {
         if let Some(busy) = self.busy.get_mut(&object) {
             match op {
-                Op::Apply { call, .. } | Op::Delete { call, .. } if busy.waiting.len() >= WAITING_MAX => {
+                Op::Apply { call, .. } | Op::ApplyNode { call, .. } | Op::Delete { call, .. }
+                    if busy.waiting.len() >= WAITING_MAX =>
+                {
                     let refused = query::unavailable("too many requests wait for this object");
                     self.answer(call, Err(refused));
                 }

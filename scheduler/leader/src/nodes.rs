@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podbus_common::api::ApplyResult;
+use podbus_common::api::{ApplyRequest, ApplyResult, Status};
 use podbus_common::defaults::{TAINT_NOT_READY, TAINT_UNREACHABLE};
 use podbus_common::model::{
-    EventType, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, Taint, TaintEffect, Timestamp,
+    EventType, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectMeta, Taint, TaintEffect, Timestamp,
 };
-use podbus_common::proto::{NodeDescription, Refusal, SyncRequest, refusal};
+use podbus_common::proto::{self, NodeDescription, Refusal, SyncRequest, refusal};
 use podbus_common::subject::node_key;
-use podbus_common::validation::names;
+use podbus_common::validation::{FieldError, invalid_message, names, validate_names, validate_taints};
+use serde::Deserialize;
 
 use crate::plan::{CallId, Effect, Plan, Write};
 use crate::record::{AgentRecord, NodeRecord, Record};
-use crate::{events, intake};
+use crate::{events, intake, query};
+
+/// Taints that follow from whether a node is ready.
+const TAINTS_OF_READINESS: [&str; 2] = [TAINT_NOT_READY, TAINT_UNREACHABLE];
 
 /// Whether a node can run pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +66,18 @@ pub(crate) fn register(call: CallId, request: &SyncRequest, stored: Option<&Arc<
     let description = request.description.clone().unwrap_or_default();
     let before = stored.map(|stored| &stored.agent);
     let epoch = before.map_or(0, |agent| agent.epoch).max(request.agent_epoch_seen) + 1;
-    let agent = AgentRecord { epoch, node_id: request.node_id.clone(), instance: request.instance.clone() };
-    let node = described(&request.node, &request.node_id, &description, stored.map(|stored| &stored.node), now);
+    let mut node = described(&request.node, &request.node_id, &description, stored.map(|stored| &stored.node), now);
+    let agent = AgentRecord {
+        epoch,
+        node_id: request.node_id.clone(),
+        instance: request.instance.clone(),
+        labels: node.metadata.labels.clone(),
+        taints: node.spec.taints.clone(),
+    };
+    if let Some(stored) = stored {
+        keep_what_a_person_said(stored, &mut node);
+    }
+    set_readiness(&mut node, &Readiness::Ready, now);
     let record = NodeRecord { node, agent };
     let mut effects = vec![
         Effect::NodeChanged { node: request.node.clone() },
@@ -79,7 +93,7 @@ pub(crate) fn register(call: CallId, request: &SyncRequest, stored: Option<&Arc<
     Plan { writes: vec![Write::put(node_key(&request.node), Record::Node(Arc::new(record)))], effects }
 }
 
-/// What an agent says of its node, as a Node that is Ready.
+/// What an agent says of its node.
 fn described(name: &str, id: &str, told: &NodeDescription, before: Option<&Node>, now: Timestamp) -> Node {
     let info: NodeSystemInfo = serde_json::from_slice(&told.node_info).unwrap_or_default();
     let mut node = Node { api_version: "v1".to_owned(), kind: "Node".to_owned(), ..Node::default() };
@@ -93,8 +107,6 @@ fn described(name: &str, id: &str, told: &NodeDescription, before: Option<&Node>
         labels.entry(format!("kubernetes.io/{label}")).or_insert_with(|| value.to_owned());
     }
     node.spec.pod_cidr.clone_from(&told.pod_cidr);
-    // A person said so, and an agent that starts again does not take it back.
-    node.spec.unschedulable = before.is_some_and(|before| before.spec.unschedulable);
     node.spec.taints = serde_json::from_slice(&told.taints).unwrap_or_default();
     let address = |kind: &str, address: &str| NodeAddress { kind: kind.to_owned(), address: address.to_owned() };
     node.status = NodeStatus {
@@ -104,8 +116,38 @@ fn described(name: &str, id: &str, told: &NodeDescription, before: Option<&Node>
         addresses: vec![address("InternalIP", &told.internal_ip), address("Hostname", name)],
         node_info: info,
     };
-    set_readiness(&mut node, &Readiness::Ready, now);
     node
+}
+
+/// An agent that starts again takes nothing back that a person said of its node meanwhile.
+fn keep_what_a_person_said(stored: &NodeRecord, node: &mut Node) {
+    let NodeRecord { node: before, agent } = stored;
+    node.spec.unschedulable = before.spec.unschedulable;
+    node.metadata.annotations.clone_from(&before.metadata.annotations);
+    let told = std::mem::take(&mut node.metadata.labels);
+    node.metadata.labels = retold(before.metadata.labels.clone(), &agent.labels, &told);
+    let taints = retold(by_key(&before.spec.taints), &by_key(&agent.taints), &by_key(&node.spec.taints));
+    node.spec.taints = taints.into_values().collect();
+}
+
+/// What is `stored`, with what an agent says differently from before: it `told` so, and tells so `now`.
+fn retold<K: Ord + Clone, V: PartialEq + Clone>(
+    mut stored: BTreeMap<K, V>,
+    told: &BTreeMap<K, V>,
+    now: &BTreeMap<K, V>,
+) -> BTreeMap<K, V> {
+    for key in told.keys().filter(|key| !now.contains_key(key)) {
+        stored.remove(key);
+    }
+    for (key, value) in now.iter().filter(|(key, value)| told.get(key) != Some(value)) {
+        stored.insert(key.clone(), value.clone());
+    }
+    stored
+}
+
+/// A node has one taint of a key and an effect.
+fn by_key(taints: &[Taint]) -> BTreeMap<(String, &'static str), Taint> {
+    taints.iter().map(|taint| ((taint.key.clone(), taint.effect.as_str()), taint.clone())).collect()
 }
 
 /// Changes what a node's record says of its readiness; an empty plan where it says so already.
@@ -124,20 +166,116 @@ pub(crate) fn change(stored: &Arc<NodeRecord>, readiness: &Readiness, now: Times
     Plan { writes: vec![Write::put(node_key(&name), Record::Node(Arc::new(record)))], effects }
 }
 
-/// Changes whether a node takes new pods. Those that it has stay.
-pub(crate) fn cordon(call: CallId, stored: &Arc<NodeRecord>, unschedulable: bool, dry_run: bool) -> Plan {
-    if stored.node.spec.unschedulable == unschedulable {
-        return Plan::only(Effect::Answer(call, intake::reply(ApplyResult::Unchanged, &stored.node)));
+/// What a client says of a node. What it does not say stays as it is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    pub(crate) metadata: AskedMetadata,
+    spec: AskedSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AskedMetadata {
+    pub(crate) name: String,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct AskedSpec {
+    unschedulable: Option<bool>,
+    taints: Option<Vec<Taint>>,
+}
+
+/// Changes a node, whose record has the revision `version`, as a client says.
+pub(crate) fn update(
+    call: CallId,
+    stored: &Arc<NodeRecord>,
+    version: u64,
+    request: &ApplyRequest<Asked>,
+    now: Timestamp,
+) -> Plan {
+    let name = stored.node.metadata.name.as_str();
+    let changed = query::check_version(&request.resource_version, "nodes", name, Some(version))
+        .and_then(|()| changed(&stored.node, &request.object, now));
+    let node = match changed {
+        Ok(node) => node,
+        Err(status) => return Plan::only(Effect::Answer(call, Err(status))),
+    };
+    if node == stored.node {
+        return Plan::only(Effect::Answer(call, intake::reply(ApplyResult::Unchanged, &node)));
     }
-    let mut record = NodeRecord::clone(stored);
-    record.node.spec.unschedulable = unschedulable;
-    let answer = Effect::Answer(call, intake::reply(ApplyResult::Configured, &record.node));
-    if dry_run {
+    let answer = Effect::Answer(call, intake::reply(ApplyResult::Configured, &node));
+    if request.dry_run {
         return Plan::only(answer);
     }
-    let name = record.node.metadata.name.clone();
-    let effects = vec![Effect::NodeChanged { node: name.clone() }, answer];
-    Plan { writes: vec![Write::put(node_key(&name), Record::Node(Arc::new(record)))], effects }
+    let record = NodeRecord { node, agent: stored.agent.clone() };
+    let effects = vec![Effect::NodeChanged { node: name.to_owned() }, answer];
+    Plan { writes: vec![Write::put(node_key(name), Record::Node(Arc::new(record)))], effects }
+}
+
+fn changed(stored: &Node, asked: &Asked, now: Timestamp) -> Result<Node, Status> {
+    let mut node = stored.clone();
+    let Asked { metadata: AskedMetadata { labels, annotations, .. }, spec: AskedSpec { unschedulable, taints } } =
+        asked;
+    node.spec.unschedulable = unschedulable.unwrap_or(node.spec.unschedulable);
+    if let Some(labels) = labels {
+        node.metadata.labels.clone_from(labels);
+    }
+    if let Some(annotations) = annotations {
+        node.metadata.annotations.clone_from(annotations);
+    }
+    if let Some(taints) = taints {
+        node.spec.taints.clone_from(taints);
+        for taint in node.spec.taints.iter_mut().filter(|taint| taint.effect == TaintEffect::NoExecute) {
+            taint.time_added = taint.time_added.or(Some(now));
+        }
+    }
+    let faults = faults(stored, &node);
+    if faults.is_empty() {
+        return Ok(node);
+    }
+    let message = invalid_message("Node", &node.metadata.name, &faults);
+    Err(Status::failure(422, "Invalid", message))
+}
+
+/// What is wrong with a change of a node. What its agent told, and what follows from its conditions, is not judged.
+fn faults(stored: &Node, node: &Node) -> Vec<FieldError> {
+    let labels = node.metadata.labels.iter().filter(|(key, value)| stored.metadata.labels.get(*key) != Some(value));
+    let said = ObjectMeta {
+        name: node.metadata.name.clone(),
+        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        annotations: node.metadata.annotations.clone(),
+        ..ObjectMeta::default()
+    };
+    let mut faults = validate_names(&said);
+    if node.spec.taints == stored.spec.taints {
+        return faults;
+    }
+    faults.extend(validate_taints(&node.spec.taints));
+    for key in TAINTS_OF_READINESS {
+        let of = |node: &Node| node.spec.taints.iter().filter(|taint| taint.key == key).cloned().collect::<Vec<_>>();
+        if of(node) != of(stored) {
+            let message = format!("Forbidden: the scheduler itself adds and removes {key}, as the node comes and goes");
+            faults.push(FieldError::new("spec.taints", message));
+        }
+    }
+    faults
+}
+
+/// What its agent does not know of a node: what a person changed. The taints of readiness are no matter of the agent.
+pub(crate) fn place(record: &NodeRecord) -> Option<proto::Place> {
+    let NodeRecord { node, agent } = record;
+    let taints = node.spec.taints.iter().filter(|taint| !TAINTS_OF_READINESS.contains(&taint.key.as_str()));
+    let taints: Vec<Taint> = taints.cloned().collect();
+    if node.metadata.labels == agent.labels && by_key(&taints) == by_key(&agent.taints) {
+        return None;
+    }
+    // Taints are JSON.
+    let taints = serde_json::to_vec(&taints).unwrap_or_default().into();
+    Some(proto::Place { labels: node.metadata.labels.clone(), taints })
 }
 
 /// Changes what pods may have together.
@@ -178,10 +316,9 @@ fn set_readiness(node: &mut Node, readiness: &Readiness, now: Timestamp) {
 }
 
 fn set_taints(node: &mut Node, key: Option<&str>, now: Timestamp) {
-    let ours = [TAINT_NOT_READY, TAINT_UNREACHABLE];
     let since = node.spec.taints.iter().find(|t| Some(t.key.as_str()) == key && t.effect == TaintEffect::NoExecute);
     let since = since.and_then(|taint| taint.time_added).unwrap_or(now);
-    node.spec.taints.retain(|taint| !ours.contains(&taint.key.as_str()));
+    node.spec.taints.retain(|taint| !TAINTS_OF_READINESS.contains(&taint.key.as_str()));
     let Some(key) = key else { return };
     for (effect, time_added) in [(TaintEffect::NoSchedule, None), (TaintEffect::NoExecute, Some(since))] {
         node.spec.taints.push(Taint { key: key.to_owned(), value: String::new(), effect, time_added });

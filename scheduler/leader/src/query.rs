@@ -38,6 +38,22 @@ pub(crate) fn not_found(resource: &str, name: &str) -> Status {
     Status::failure(404, "NotFound", format!("{resource} \"{name}\" not found"))
 }
 
+/// Refuses what is meant for a version of an object that is not the one that is stored; `None`: it is not there.
+pub(crate) fn check_version(wanted: &str, resource: &str, name: &str, stored: Option<u64>) -> Result<(), Status> {
+    match stored {
+        _ if wanted.is_empty() => Ok(()),
+        None => Err(not_found(resource, name)),
+        Some(stored) if wanted == stored.to_string() => Ok(()),
+        Some(_) => {
+            let message = format!(
+                "Operation cannot be fulfilled on {resource} \"{name}\": the object has been modified; please apply \
+                 your changes to the latest version and try again"
+            );
+            Err(Status::failure(409, "Conflict", message))
+        }
+    }
+}
+
 /// The request makes no sense.
 pub(crate) fn bad_request(message: impl Into<String>) -> Status {
     Status::failure(400, "BadRequest", message)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podbus_common::model::{Node, Pod, PodStatus};
+use podbus_common::model::{Node, Pod, PodStatus, Taint};
 use podbus_common::subject::Key;
 use podbus_scheduler_core::{PodSpec, Resources, Shape};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,12 @@ pub struct AgentRecord {
     pub node_id: String,
     /// Random per process.
     pub instance: String,
+    /// The labels that it told: where the node's differ, a person changed them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The taints that it told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
 }
 
 /// `removals.<node>.<uid>`: a pod that has no record any more, and that its node must still remove. What it asked for

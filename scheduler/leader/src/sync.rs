@@ -11,6 +11,7 @@ use podbus_common::proto::{AssignedPod, HeldPod, Removal, SyncReply, Term, Verdi
 use crate::cluster::{Cluster, PodName};
 use crate::kept::KeptPod;
 use crate::lineage::Lineage;
+use crate::nodes;
 
 /// A reply stays below the 1 MiB that nats-server takes by default.
 const REPLY_BYTES_MAX: usize = 700 << 10;
@@ -34,6 +35,7 @@ pub(crate) fn reply(
         agent_epoch,
         counter,
         revision: cluster.revision(),
+        place: cluster.node(node).and_then(|record| nodes::place(record)),
         verdicts: held.iter().map(|pod| judge(cluster, lineage, node, pod)).collect(),
         ..Default::default()
     };

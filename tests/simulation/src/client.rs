@@ -204,10 +204,7 @@ impl World {
         let request = client.requests;
         client.names[name].request = request;
         let (verb, payload) = match &client.names[name].asked {
-            Some(Asked::Apply(object)) => (
-                Verb::Apply,
-                serde_json::to_vec(&ApplyRequest { object: object.clone(), dry_run: false, detail: Detail::Full }),
-            ),
+            Some(Asked::Apply(object)) => (Verb::Apply, serde_json::to_vec(&ApplyRequest::new(object))),
             Some(Asked::Delete(request)) => (Verb::Delete, serde_json::to_vec(request)),
             None => return,
         };

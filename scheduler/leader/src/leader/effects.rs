@@ -123,7 +123,8 @@ impl Leader {
         let Some(record) = self.cluster.node(node) else { return };
         let agent_epoch = record.agent.epoch;
         let counter = self.health.next_counter(node, self.now.instant);
-        let assignment = Assignment { term: Some(self.term.clone()), agent_epoch, counter, ..assignment };
+        let (term, place) = (Some(self.term.clone()), nodes::place(record));
+        let assignment = Assignment { term, agent_epoch, counter, place, ..assignment };
         self.send(subject::assign(node), &assignment);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use podbus_common::api::{ApplyRequest, DeleteRequest, GetRequest, ListRequest, Status, WatchReply, WatchRequest};
 use podbus_common::fold;
-use podbus_common::model::{Node, PodCondition};
+use podbus_common::model::PodCondition;
 use podbus_common::proto::{
     Heartbeat, HeldPod, PodAck, Refusal, StatusReply, StatusRequest, SyncReply, SyncRequest, pod_ack, refusal,
 };
@@ -70,9 +70,13 @@ impl Leader {
             (Verb::Plan, Resource::Pods) => self.plan_pods(namespace, &query::read(payload)?).map(Some),
             (Verb::Explain | Verb::Plan, Resource::Nodes) => Err(unknown()),
             (Verb::Apply, Resource::Nodes) => {
-                let ApplyRequest::<Node> { object, dry_run, .. } = query::read(payload)?;
-                let unschedulable = object.spec.unschedulable;
-                self.submit(Object::Node(object.metadata.name), Op::Cordon { call, unschedulable, dry_run });
+                // Who may do everything in one namespace may not therefore change nodes, which are in none.
+                if namespace.is_some() {
+                    return Err(unknown());
+                }
+                let request: ApplyRequest<nodes::Asked> = query::read(payload)?;
+                let object = Object::Node(request.object.metadata.name.clone());
+                self.submit(object, Op::ApplyNode { call, request: Arc::new(request) });
                 Ok(None)
             }
             (Verb::Delete, Resource::Nodes) => {

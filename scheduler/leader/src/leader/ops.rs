@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podbus_common::api::{ApplyResult, DeleteRequest};
+use podbus_common::api::{ApplyRequest, ApplyResult, DeleteRequest};
 use podbus_common::model::Pod;
 use podbus_common::proto::SyncRequest;
+use podbus_common::subject;
 use podbus_scheduler_core::{Decision, PodSpec};
 
 use super::Leader;
@@ -35,8 +36,8 @@ pub(super) enum Op {
     NodeLost,
     /// Of a pod: it bore its node's taints long enough.
     Evict { uid: String, new_uid: String },
-    /// Of a node: a client applies it. What may change is whether it takes new pods; all else its agent says.
-    Cordon { call: CallId, unschedulable: bool, dry_run: bool },
+    /// Of a node: a client applies it.
+    ApplyNode { call: CallId, request: Arc<ApplyRequest<nodes::Asked>> },
     /// Of a node: it registers.
     Register { call: CallId, request: Arc<SyncRequest> },
     /// Of a node.
@@ -71,10 +72,7 @@ impl Leader {
             Object::Node(name) => self.plan_node(name, op),
             Object::Removal { node, uid } => match op {
                 Op::Report(reported) => status::removal(reported),
-                Op::Drop => Plan {
-                    writes: vec![Write::purge(podbus_common::subject::removal_key(node, uid))],
-                    effects: Vec::new(),
-                },
+                Op::Drop => Plan { writes: vec![Write::purge(subject::removal_key(node, uid))], effects: Vec::new() },
                 _ => Plan::default(),
             },
         }
@@ -88,13 +86,17 @@ impl Leader {
         let stored = self.cluster.pod(name);
         let record = self.cluster.status(name);
         match op {
-            Op::Apply { call, asked, uid } => match &stored {
-                Some(stored) => {
-                    let new_uid = self.is_doubtful(name).then_some(uid.as_str());
-                    intake::plan_update(*call, stored, asked, new_uid, self.settings.toleration_seconds)
+            Op::Apply { call, asked, uid } => {
+                let version = self.cluster.seen_pod(name).map(|pod| pod.revision);
+                match (query::check_version(&asked.resource_version, "pods", &name.name, version), &stored) {
+                    (Err(status), _) => Plan::only(Effect::Answer(*call, Err(status))),
+                    (Ok(()), Some(stored)) => {
+                        let new_uid = self.is_doubtful(name).then_some(uid.as_str());
+                        intake::plan_update(*call, stored, asked, new_uid, self.settings.toleration_seconds)
+                    }
+                    (Ok(()), None) => self.plan_create(*call, asked, uid),
                 }
-                None => self.plan_create(*call, asked, uid),
-            },
+            }
             Op::Delete { call, request } => {
                 let known = stored.as_ref().is_some_and(|pod| self.cluster.node(&pod.spec.node_name).is_some());
                 deletion::delete(*call, name, stored.as_ref(), request, known, now)
@@ -114,7 +116,7 @@ impl Leader {
             Op::Drop if stored.is_none() => Plan { writes: vec![Write::purge(name.status_key())], effects: Vec::new() },
             Op::Report(_)
             | Op::Drop
-            | Op::Cordon { .. }
+            | Op::ApplyNode { .. }
             | Op::Register { .. }
             | Op::Readiness(_)
             | Op::Allocatable(_)
@@ -125,10 +127,13 @@ impl Leader {
     fn plan_node(&mut self, name: &str, op: &Op) -> Plan {
         let stored = self.cluster.node(name);
         match (op, stored) {
-            (Op::Cordon { call, unschedulable, dry_run }, Some(stored)) => {
-                nodes::cordon(*call, stored, *unschedulable, *dry_run)
+            (Op::ApplyNode { call, request }, Some(stored)) => {
+                let version = self.cluster.revision_of(&subject::node_key(name));
+                nodes::update(*call, stored, version, request, self.now.wall)
             }
-            (Op::Cordon { call, .. }, None) => Plan::only(Effect::Answer(*call, Err(query::not_found("nodes", name)))),
+            (Op::ApplyNode { call, .. }, None) => {
+                Plan::only(Effect::Answer(*call, Err(query::not_found("nodes", name))))
+            }
             (Op::Register { call, request }, stored) => nodes::register(*call, request, stored, self.now.wall),
             (Op::Readiness(readiness), Some(stored)) => nodes::change(stored, readiness, self.now.wall),
             (Op::Allocatable(allocatable), Some(stored)) => nodes::change_allocatable(stored, allocatable.clone()),

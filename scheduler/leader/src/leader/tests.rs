@@ -237,3 +237,34 @@ fn a_busy_leader_asks_nodes_to_gather_what_they_report() {
     (2..8).for_each(|number| scene.register(&format!("node-{number}")));
     assert!(gathers(&mut scene, 3));
 }
+
+#[test]
+fn an_apply_that_is_meant_for_one_version_changes_no_other() {
+    let mut scene = Scene::with_node();
+    let mut apply = |tier: &str, version: &str| {
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"tier": tier}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let payload = json!({"object": object, "resourceVersion": version}).to_string().into();
+        scene.hear(Input::Call { call: 1, subject: "podbus.api.v1.default.pods.apply".into(), payload });
+        let answer = scene.answers.pop().unwrap().1.map_err(|status| status.code)?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        Ok(answer["object"]["metadata"]["resourceVersion"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(apply("a", "3"), Err(404), "it does not come back when it was deleted meanwhile");
+    let first: String = apply("a", "").unwrap();
+    let second = apply("b", &first).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(apply("c", &first), Err(409));
+    apply("c", &second).unwrap();
+}
+
+#[test]
+fn the_subject_of_a_namespace_changes_no_node() {
+    let mut scene = Scene::with_node();
+    for (namespace, changes) in [("_", true), ("team-a", false)] {
+        let payload = json!({"object": {"metadata": {"name": "node-1"}, "spec": {"unschedulable": true}}});
+        let subject = format!("podbus.api.v1.{namespace}.nodes.apply");
+        scene.hear(Input::Call { call: 1, subject, payload: payload.to_string().into() });
+        assert_eq!(scene.answers.pop().unwrap().1.is_ok(), changes, "{namespace}");
+    }
+}
