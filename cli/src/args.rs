@@ -70,6 +70,10 @@ pub(crate) enum Command {
     Cp(commands::cp::Args),
     /// Delete pods
     Delete(commands::delete::Args),
+    /// Set labels of pods and nodes, or take them away
+    Label(commands::label::LabelArgs),
+    /// Set annotations of pods and nodes, or take them away
+    Annotate(commands::label::AnnotateArgs),
     /// Wait until pods are as they should be
     Wait(commands::wait::Args),
     /// Show what happened, oldest first
@@ -189,6 +193,8 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "port-forward",
             "cp",
             "delete",
+            "label",
+            "annotate",
             "wait",
             "events",
             "top",

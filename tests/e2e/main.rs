@@ -5,6 +5,7 @@
 
 mod access;
 mod apart;
+mod changes;
 mod cluster;
 mod drain;
 mod errors;

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use podbus_common::api::{ApplyResult, ListRequest};
-use podbus_common::model::Node;
 use podbus_common::subject;
+use serde_json::json;
 
 use super::delete::{self, Doomed, Grace};
 use crate::args::{self, BusArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
 use crate::resource::{Kind, Target};
-use crate::rows::typed;
 use crate::terminal::Terminal;
 
 #[derive(Debug, clap::Args)]
@@ -107,9 +106,8 @@ fn node_name(text: &str) -> Outcome<String> {
 }
 
 async fn cordon(session: &Session, name: &str, unschedulable: bool, terminal: &Terminal) -> Outcome {
-    let mut node: Node = typed(&session.api.get(None, "nodes", name).await?)?;
-    node.spec.unschedulable = unschedulable;
-    let object = serde_json::to_value(&node).map_err(Failure::local)?;
+    // What is not said stays as it is.
+    let object = json!({"metadata": {"name": name}, "spec": {"unschedulable": unschedulable}});
     let reply = session.api.apply(subject::ANY, "nodes", &object, false).await?;
     let done = if unschedulable { "cordoned" } else { "uncordoned" };
     let already = if reply.result == ApplyResult::Unchanged { "already " } else { "" };

@@ -1,7 +1,9 @@
-//! One module a verb, each with its `Args` and a `run`; `process` is what `exec` and `attach` share.
+//! One module a verb, each with its `Args` and a `run`; `process` is what `exec` and `attach` share,
+//! `change` what those share that change what is stored.
 
 pub(crate) mod apply;
 pub(crate) mod attach;
+mod change;
 pub(crate) mod completion;
 pub(crate) mod cordon;
 pub(crate) mod cp;
@@ -13,6 +15,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod keys;
+pub(crate) mod label;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod node;

@@ -1,0 +1,58 @@
+//! What a person changes in what is there: labels, annotations, taints.
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::life::sleeper;
+
+#[test]
+fn pods_and_nodes_are_labelled_and_the_scheduler_and_restarted_agents_heed_it() {
+    let mut cluster = Cluster::start(2);
+    labels_of_a_pod(&cluster);
+    labels_of_a_node(&mut cluster);
+}
+
+fn labels_of_a_pod(cluster: &Cluster) {
+    cluster.apply(&sleeper("web", "Always", "sleep 1031"));
+    let before = cluster.wait_running("web");
+    for (change, answer) in [
+        (&["tier=front", "app=web"][..], "pod/web labeled\n"),
+        (&["tier=front"], "pod/web not labeled\n"),
+        (&["tier=back", "--overwrite"], "pod/web labeled\n"),
+        (&["app-"], "pod/web unlabeled\n"),
+        (&["app-"], "label \"app\" not found.\npod/web not labeled\n"),
+        (&["--list"], "tier=back\n"),
+    ] {
+        assert_eq!(cluster.ok(&[&["label", "pod", "web"], change].concat()), answer, "{change:?}");
+    }
+    let kept = cluster.refused(&["label", "pod", "web", "tier=front"]);
+    assert!(
+        kept.starts_with("error: 'tier' already has a value (back), and --overwrite is false\n  pod/web\n"),
+        "{kept}"
+    );
+    let nowhere = cluster.refused(&["label", "pod", "nix", "tier=front"]);
+    assert_eq!(nowhere, "Error from server (NotFound): pods \"nix\" not found\n");
+    assert_eq!(cluster.ok(&["label", "pods", "-l", "tier=back", "seen=yes"]), "pod/web labeled\n");
+    assert_eq!(cluster.ok(&["annotate", "po/web", "note=a b=c"]), "pod/web annotated\n");
+    let after = cluster.wait_running("web");
+    assert_eq!(after["metadata"]["annotations"]["note"], "a b=c");
+    let of = |pod: &Value| (pod["spec"].clone(), pod["metadata"]["uid"].clone(), pod["metadata"]["generation"].clone());
+    assert_eq!(of(&after), of(&before), "it is the same pod, and runs on");
+}
+
+fn labels_of_a_node(cluster: &mut Cluster) {
+    cluster.apply(&sleeper("fast", "Always", "sleep 1032").replace("spec:", "spec:\n  nodeSelector: {disk: ssd}"));
+    cluster.wait_until("no node has the label", || {
+        cluster.ok(&["describe", "pod", "fast"]).contains("2 node(s) didn't match Pod's node affinity/selector")
+    });
+    assert_eq!(cluster.ok(&["label", "node", "node-2", "disk=ssd"]), "node/node-2 labeled\n");
+    assert_eq!(cluster.wait_running("fast")["spec"]["nodeName"], "node-2");
+    assert_eq!(cluster.ok(&["annotate", "nodes", "--all", "rack=7"]), "node/node-1 annotated\nnode/node-2 annotated\n");
+    let invalid = cluster.refused(&["label", "node", "node-2", "disk=a/b"]);
+    assert!(invalid.starts_with("error: invalid label value: \"disk=a/b\": a valid label must be"), "{invalid}");
+
+    assert_eq!(cluster.kill_service("node-agent"), 2);
+    cluster.up(&["--detach", "--nodes", "2"]);
+    let labels = cluster.ok(&["label", "node/node-2", "--list"]);
+    assert!(labels.contains("disk=ssd\n") && labels.contains("kubernetes.io/hostname=node-2\n"), "{labels}");
+}
