@@ -1,7 +1,7 @@
 //! Pods on a real kernel: the daemon as a process of its own, killed and started again.
 
 mod accounts;
-mod cni;
+pub(crate) mod cni;
 mod death;
 mod handlers;
 pub(crate) mod host;

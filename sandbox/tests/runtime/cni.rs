@@ -1,12 +1,19 @@
 //! Networks that CNI plugins make: Debian's, and a script that fails where it is told to.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use podbus_common_cri::runtime::*;
 use podbus_test_support::program::install;
 
-use super::host::{Host, on_host, pod};
+use super::host::{Host, namespace, on_host, pod, until};
+
+/// Starts the daemon again with plugins of ours.
+pub(crate) async fn with_fakes(host: &mut Host) {
+    install_fakes(host);
+    with_conf(host, FAKE).await;
+}
 
 /// Starts the daemon again with this configuration.
 async fn with_conf(host: &mut Host, conf: &str) {
@@ -16,7 +23,8 @@ async fn with_conf(host: &mut Host, conf: &str) {
     host.run_daemon().await;
 }
 
-/// Plugins `a` and `b`, which write down what they are asked for, and fail where a file `fail-VERB-NAME` is.
+/// Plugins `a` and `b`, which write down what they are asked for and what they have given, and fail where a file
+/// `fail-VERB-NAME` is, or what is to be a namespace is none.
 fn install_fakes(host: &Host) {
     let dir = host.path("cni-bin");
     fs::create_dir_all(&dir).unwrap();
@@ -27,6 +35,8 @@ d={}
 cat >$d/input-$CNI_COMMAND-{name}
 echo $CNI_COMMAND {name} >>$d/calls
 if [ -e $d/fail-$CNI_COMMAND-{name} ]; then echo '{{"code": 100, "msg": "not today"}}'; exit 1; fi
+case $CNI_COMMAND in ADD | DEL) [ -z "$CNI_NETNS" ] || nsenter --net="$CNI_NETNS" true || exit 1; rm -f $d/lease-$CNI_CONTAINERID-{name} ;; esac
+[ $CNI_COMMAND != ADD ] || echo >$d/lease-$CNI_CONTAINERID-{name}
 [ $CNI_COMMAND != ADD ] || echo '{{"cniVersion": "1.1.0", "ips": [{{"address": "10.9.0.2/24"}}, {{"address": "fd09::2/64"}}]}}'
 "#,
             dir.display()
@@ -46,12 +56,6 @@ fn calls(host: &Host) -> String {
     let text = fs::read_to_string(&path).unwrap_or_default();
     let _ = fs::remove_file(path);
     text.lines().filter(|line| !line.starts_with("STATUS") && !line.starts_with("GC")).collect::<Vec<_>>().join(", ")
-}
-
-/// What is kept of pods that have a network of plugins: namespaces and cache files.
-fn left(host: &Host) -> Vec<PathBuf> {
-    let dirs = [format!("/run/podbus-{}/netns", host.instance).into(), host.path("state/cni")];
-    dirs.into_iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().map(|it| it.unwrap().path())).collect()
 }
 
 async fn network_condition(host: &mut Host) -> RuntimeCondition {
@@ -87,7 +91,7 @@ fn debians_plugins_give_a_pod_an_address_a_host_port_and_a_way_and_take_them_bac
         host.run_daemon().await;
         host.remove_pod(&id).await;
         assert!(!data.join("pods/10.77.0.2").exists(), "the address is still taken");
-        assert_eq!(left(&host), [] as [PathBuf; 0]);
+        assert_eq!(host.attachments(), [] as [PathBuf; 0]);
         assert!(!host.links().contains("veth"), "{}", host.links());
         host
     });
@@ -105,7 +109,7 @@ fn a_failed_add_is_undone_in_reverse_and_told_in_the_plugins_words() {
             let error = host.cri.run_pod_sandbox(request).await.unwrap_err();
             assert_eq!(error.message(), format!("the CNI plugin {failing} refused ADD: not today"));
             assert_eq!(calls(&host), expected);
-            assert_eq!(left(&host), [] as [PathBuf; 0]);
+            assert_eq!(host.attachments(), [] as [PathBuf; 0]);
             fs::remove_file(file).unwrap();
         }
         let port = PortMapping { container_port: 80, host_port: 8080, ..PortMapping::default() };
@@ -117,6 +121,27 @@ fn a_failed_add_is_undone_in_reverse_and_told_in_the_plugins_words() {
         assert!(read("ADD-a")["prevResult"].is_null() && read("ADD-b")["runtimeConfig"].is_null());
         assert_eq!(read("ADD-b")["prevResult"]["ips"][1]["address"], "fd09::2/64");
         host.remove_pod(&id).await;
+        host
+    });
+}
+
+#[test]
+fn a_pod_whose_shim_was_made_in_advance_has_the_network_that_plugins_made_for_it() {
+    on_host(|mut host| async move {
+        with_fakes(&mut host).await;
+        until(async || {
+            let made = host.spares();
+            let pod = host.run_pod("web").await;
+            let path = format!("/run/podbus-{}/netns/{pod}", host.instance);
+            let mounted = fs::metadata(path).unwrap().ino();
+            let pause = host.pause_pid(&pod).await;
+            assert_eq!(namespace(pause, "net"), format!("net:[{mounted}]"));
+            // One that was not ready yet is of no pod.
+            let is_of_spare = host.shims().iter().any(|shim| made.contains(shim));
+            host.remove_pod(&pod).await;
+            is_of_spare.then_some(()).ok_or("no pod has a shim that was made in advance")
+        })
+        .await;
         host
     });
 }
@@ -148,7 +173,7 @@ fn a_refused_del_keeps_the_pod_until_it_works_and_what_a_killed_daemon_left_is_u
         host.kill_daemon();
         host.run_daemon().await;
         assert_eq!(calls(&host), "DEL b, DEL a");
-        assert_eq!(left(&host), [] as [PathBuf; 0]);
+        assert_eq!(host.attachments(), [] as [PathBuf; 0]);
         host
     });
 }

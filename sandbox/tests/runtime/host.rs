@@ -210,7 +210,7 @@ impl Host {
         });
     }
 
-    /// Of pods that were removed: cgroups, directories, shims, links, mounts, rules.
+    /// Of pods that were removed: cgroups, directories, shims, links, mounts, rules, what plugins gave them.
     pub(crate) async fn assert_nothing_is_left(&self) {
         assert_eq!(self.cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
         let state = self.path("state/sandboxes");
@@ -219,8 +219,18 @@ impl Host {
         wait_until("no veth but the pool's is left", || self.veths() <= self.warm_networks).await;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "mounts are left");
+        assert_eq!(self.attachments(), [] as [PathBuf; 0], "networks of plugins are left");
         let rules = self.inside("nft", &["list", "ruleset"]);
         assert!(!rules.contains("elements = "), "host ports are left:\n{rules}");
+    }
+
+    /// What is kept of pods that have a network of plugins: namespaces, cache files, what plugins of ours gave.
+    pub(crate) fn attachments(&self) -> Vec<PathBuf> {
+        let dirs = [format!("/run/podbus-{}/netns", self.instance).into(), self.path("state/cni")];
+        let paths = |dir| std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let leases = paths(self.path("cni-bin"))
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("lease-"));
+        dirs.into_iter().flat_map(paths).chain(leases).collect()
     }
 
     /// The cgroups of pods of this instance, in whichever hierarchy.

@@ -96,13 +96,14 @@ impl Pod {
         Ok(())
     }
 
-    /// Enters the pod's network, makes its other namespaces, and `/dev/shm`, unless that is done.
+    /// Enters the pod's network, makes its other namespaces, and `/dev/shm`, unless these are made.
     fn prepare(&mut self, plan: Plan<'_>, fds: &mut Fds) -> Result<(), Report> {
-        if self.is_prepared {
-            return Ok(());
-        }
+        // One that was made in advance may get its network only now: plugins make it for the pod.
         if let Some(net) = container::take(plan, fds, tag::FD_NET) {
             namespace::join(net.raw(), namespace::NET).at("join the network namespace")?;
+        }
+        if self.is_prepared {
+            return Ok(());
         }
         let (ipc, uts) = match &self.namespaces {
             Some(namespaces) => {
