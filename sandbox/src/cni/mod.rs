@@ -159,8 +159,9 @@ impl Cni {
     pub(crate) async fn detach(&self, id: &str) -> Result<(), CniError> {
         let Some(cached) = self.cached(id)? else { return Ok(()) };
         let path = self.netns_dir.join(id);
-        // After a reboot the namespace is gone, but addresses may still be taken.
-        let netns = if path.exists() { path.to_string_lossy().into_owned() } else { String::new() };
+        // After a reboot the namespace is gone, and a daemon may have died before it was mounted or after it was
+        // unmounted; but addresses may still be taken.
+        let netns = if is_namespace(&path) { path.to_string_lossy().into_owned() } else { String::new() };
         let subject = Subject { id, netns: &netns, arguments: &cached.arguments };
         let list = List::parse(&cached.conf).map_err(|source| CniError::Conf { path: self.cache_file(id), source })?;
         let previous = cached.result.as_ref().map(|result| ("prevResult", result));
@@ -182,8 +183,11 @@ impl Cni {
     /// Detaches what is left of pods that are not in `live`, and tells the plugins which networks there are.
     pub(crate) async fn sweep(&self, live: &[String]) {
         let entries = std::fs::read_dir(&self.cache_dir).into_iter().flatten().flatten();
-        let cached = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        for id in cached.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)) {
+        for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+            let Some(id) = name.strip_suffix(".json").map(str::to_owned) else {
+                let _ = std::fs::remove_file(self.cache_dir.join(name)); // a daemon died while it wrote that
+                continue;
+            };
             if live.contains(&id) {
                 continue;
             }
@@ -254,6 +258,11 @@ impl Cni {
 pub(crate) fn unmount_all(netns_dir: &Path) -> io::Result<()> {
     let entries = std::fs::read_dir(netns_dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).try_for_each(|path| unmount(&path))
+}
+
+/// Whether a namespace is mounted there.
+fn is_namespace(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
 fn unmount(path: &Path) -> io::Result<()> {

@@ -3,22 +3,36 @@
 use super::scene::Request;
 use super::tracer::Follow;
 use super::truth::assert_states_are_true;
-use crate::runtime::host::Host;
+use crate::runtime::cni::with_fakes;
+use crate::runtime::host::{Host, with_networks};
 
 /// Nothing made in advance: what the daemon does by itself would come between.
 fn killed_at_every_step(request: Request) {
     with_so_much_in_advance(0, request);
 }
 
-/// One that lives to the answer dies then. Each time another daemon takes over.
 fn with_so_much_in_advance(ready: usize, request: Request) {
-    super::killed_at_every_step(ready, request, Follow::Threads, Host::daemon_pid, async |host, scene, answered| {
+    with_networks(ready, |host| on(host, request));
+}
+
+/// Pods have the networks of plugins.
+fn with_plugins(request: Request) {
+    with_networks(0, |mut host| async move {
+        with_fakes(&mut host).await;
+        on(host, request).await
+    });
+}
+
+/// One that lives to the answer dies then. Each time another daemon takes over.
+async fn on(host: Host, request: Request) -> Host {
+    super::killed_at_every_step(host, request, Follow::Threads, Host::daemon_pid, async |host, scene, answered| {
         host.kill_daemon();
         host.run_daemon().await;
         scene.check(host, answered).await;
         assert_states_are_true(host).await;
         scene.repeat(host).await;
-    });
+    })
+    .await
 }
 
 #[test]
@@ -32,8 +46,18 @@ fn run_pod_sandbox_of_what_was_made_in_advance() {
 }
 
 #[test]
+fn run_pod_sandbox_with_plugins() {
+    with_plugins(Request::RunPodSandbox);
+}
+
+#[test]
 fn stop_pod_sandbox() {
     killed_at_every_step(Request::StopPodSandbox);
+}
+
+#[test]
+fn stop_pod_sandbox_with_plugins() {
+    with_plugins(Request::StopPodSandbox);
 }
 
 #[test]

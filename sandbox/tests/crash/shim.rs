@@ -3,7 +3,7 @@
 use super::scene::Request;
 use super::tracer::Follow;
 use super::truth::assert_states_are_true;
-use crate::runtime::host::Host;
+use crate::runtime::host::{Host, with_networks};
 
 fn killed_at_every_step(request: Request, who: impl Fn(&Host) -> i32) {
     with_so_much_in_advance(1, request, who);
@@ -11,9 +11,11 @@ fn killed_at_every_step(request: Request, who: impl Fn(&Host) -> i32) {
 
 /// The daemon lives, and tells what is.
 fn with_so_much_in_advance(ready: usize, request: Request, who: impl Fn(&Host) -> i32) {
-    super::killed_at_every_step(ready, request, Follow::Children, who, async |host, scene, answered| {
-        assert_states_are_true(host).await;
-        scene.check_survivors(host, answered).await;
+    with_networks(ready, |host| {
+        super::killed_at_every_step(host, request, Follow::Children, who, async |host, scene, answered| {
+            assert_states_are_true(host).await;
+            scene.check_survivors(host, answered).await;
+        })
     });
 }
 
