@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Uncordon(commands::cordon::Args),
     /// Let nodes take no new pods, and delete those that they have
     Drain(commands::cordon::DrainArgs),
+    /// Set taints of nodes, which keep pods away, or take them off
+    Taint(commands::taint::Args),
     /// Print the bus's URL with its token
     Url(commands::url::Args),
     /// Make keys for a bus on which each user has rights of its own
@@ -178,7 +180,7 @@ pub(crate) fn command() -> clap::Command {
 
 /// Verbs in the order in which a newcomer needs them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Cluster", &["up", "down", "node", "cordon", "uncordon", "drain", "url", "keys", "doctor"]),
+    ("Cluster", &["up", "down", "node", "cordon", "uncordon", "drain", "taint", "url", "keys", "doctor"]),
     (
         "Pods",
         &[

@@ -2,14 +2,15 @@
 
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, phase};
 use crate::life::sleeper;
 
 #[test]
-fn pods_and_nodes_are_labelled_and_the_scheduler_and_restarted_agents_heed_it() {
+fn pods_and_nodes_are_labelled_and_tainted_and_the_scheduler_and_restarted_agents_heed_it() {
     let mut cluster = Cluster::start(2);
     labels_of_a_pod(&cluster);
     labels_of_a_node(&mut cluster);
+    taints_of_a_node(&cluster);
 }
 
 fn labels_of_a_pod(cluster: &Cluster) {
@@ -55,4 +56,27 @@ fn labels_of_a_node(cluster: &mut Cluster) {
     cluster.up(&["--detach", "--nodes", "2"]);
     let labels = cluster.ok(&["label", "node/node-2", "--list"]);
     assert!(labels.contains("disk=ssd\n") && labels.contains("kubernetes.io/hostname=node-2\n"), "{labels}");
+}
+
+fn taints_of_a_node(cluster: &Cluster) {
+    let web = cluster.wait_running("web");
+    let from = web["spec"]["nodeName"].as_str().unwrap();
+    let taint = |change: &[&str]| cluster.ok(&[&["taint", "node", from], change].concat());
+    assert_eq!(taint(&["gone=yes:NoExecute"]), format!("node/{from} tainted\n"));
+    cluster.wait_pod("web", "at the other node", |pod| pod["spec"]["nodeName"] != from && phase(pod) == "Running");
+    let again = cluster.refused(&["taint", "node", from, "gone=no:NoExecute"]);
+    assert!(again.contains(&format!("node {from} already has gone taint(s) with same effect(s)")), "{again}");
+    assert_eq!(taint(&["gone-", "full:NoSchedule"]), format!("node/{from} modified\n"));
+    let all = cluster.ok(&["taint", "nodes", "--all", "full=now:NoSchedule", "--overwrite"]);
+    assert_eq!(all, "node/node-1 modified\nnode/node-2 modified\n");
+    cluster.apply(&sleeper("waits", "Always", "sleep 1033"));
+    cluster.wait_until("both nodes keep it away", || {
+        cluster.ok(&["describe", "pod", "waits"]).contains("2 node(s) had untolerated taint {full: now}")
+    });
+    assert_eq!(taint(&["full-"]), format!("node/{from} untainted\n"));
+    assert_eq!(cluster.wait_running("waits")["spec"]["nodeName"], from);
+    assert_eq!(
+        cluster.refused(&["taint", "node", from, "full-"]),
+        format!("error: taint \"full\" not found\n  node/{from}\n")
+    );
 }

@@ -219,12 +219,12 @@ pub(crate) fn evicted_at(pod: &Pod, taints: &[Taint]) -> Option<Timestamp> {
     ends.min()
 }
 
-/// Takes a pod away from a lost node: one that may run again is replaced under its name with `new_uid`, and the rest
-/// is deleted as Kubernetes would.
+/// Takes a pod away from its node: one that may run again is replaced under its name with `new_uid`, and the rest is
+/// deleted as Kubernetes would. A node that answers gives it its grace; at one that is lost it ran on for long enough.
 ///
 /// The order is the protocol's: what the node must remove is written first, then the name gets its new UID. Until the
 /// node is back and has stopped the old UID, both may run.
-pub(crate) fn evict(stored: Option<&Arc<Pod>>, uid: &str, new_uid: String, now: Timestamp) -> Plan {
+pub(crate) fn evict(stored: Option<&Arc<Pod>>, uid: &str, new_uid: String, answers: bool, now: Timestamp) -> Plan {
     let leaves = |pod: &&Arc<Pod>| pod.metadata.uid == uid && pod.metadata.deletion_timestamp.is_none();
     let Some(old) = stored.filter(leaves) else { return Plan::default() };
     let event = Effect::Publish(Box::new(events::taint_manager_eviction(old, now)));
@@ -233,7 +233,7 @@ pub(crate) fn evict(stored: Option<&Arc<Pod>>, uid: &str, new_uid: String, now: 
         plan.effects.insert(0, event);
         return plan;
     }
-    let removal = removal_of(old, 0);
+    let removal = removal_of(old, if answers { deletion::grace_of(old, None) } else { 0 });
     let mut new = Pod::clone(old);
     new.metadata.uid = new_uid;
     new.metadata.generation = 1;

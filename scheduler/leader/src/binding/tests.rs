@@ -89,7 +89,7 @@ fn a_pod_leaves_when_the_shortest_of_its_tolerations_ends() {
 #[test]
 fn what_the_lost_node_must_remove_is_written_before_the_name_gets_its_new_uid() {
     let old = pod(json!({"containers": [container("2")], "nodeName": "node-1"}));
-    let plan = evict(Some(&old), "old", "new".into(), Timestamp::from_unix_ms(1));
+    let plan = evict(Some(&old), "old", "new".into(), false, Timestamp::from_unix_ms(1));
     let keys: Vec<_> = plan.writes.iter().map(|write| write.key.as_str()).collect();
     assert_eq!(keys, ["removals.node-1.old", "pods.default.web", "podstatus.default.web"]);
     let Some(Record::Removal(removal)) = &plan.writes[0].record else { panic!("{plan:?}") };
@@ -98,15 +98,25 @@ fn what_the_lost_node_must_remove_is_written_before_the_name_gets_its_new_uid() 
     assert_eq!((new.metadata.uid.as_str(), new.metadata.generation, new.spec.node_name.as_str()), ("new", 1, ""));
     assert_eq!(new.spec.containers, old.spec.containers);
     // Repeated with what is there by then, it does nothing.
-    assert_eq!(evict(Some(new), "old", "newer".into(), Timestamp::default()), Plan::default());
+    assert_eq!(evict(Some(new), "old", "newer".into(), false, Timestamp::default()), Plan::default());
 }
 
 #[test]
 fn a_pod_that_must_not_run_again_is_marked_and_not_replaced() {
     let once = pod(json!({"containers": [], "nodeName": "node-1", "restartPolicy": "Never"}));
-    let plan = evict(Some(&once), "old", "new".into(), Timestamp::default());
+    let plan = evict(Some(&once), "old", "new".into(), false, Timestamp::default());
     let [Write { record: Some(Record::Pod(marked)), .. }] = &plan.writes[..] else { panic!("{plan:?}") };
     assert_eq!(marked.metadata.uid, "old");
     assert!(marked.metadata.deletion_timestamp.is_some());
-    assert_eq!(evict(Some(marked), "old", "new".into(), Timestamp::default()), Plan::default());
+    assert_eq!(evict(Some(marked), "old", "new".into(), false, Timestamp::default()), Plan::default());
+}
+
+#[test]
+fn a_pod_that_leaves_a_node_that_answers_has_its_grace() {
+    let old = pod(json!({"containers": [], "nodeName": "node-1", "terminationGracePeriodSeconds": 7}));
+    for (answers, grace) in [(true, 7), (false, 0)] {
+        let plan = evict(Some(&old), "old", "new".into(), answers, Timestamp::default());
+        let Some(Record::Removal(removal)) = &plan.writes[0].record else { panic!("{plan:?}") };
+        assert_eq!(removal.grace_period_seconds, grace);
+    }
 }

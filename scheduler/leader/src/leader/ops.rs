@@ -111,7 +111,11 @@ impl Leader {
             }
             Op::Preempt { uid, by } => binding::preempt(stored.as_ref(), record.as_ref(), uid, by, now),
             Op::NodeLost => stored.map_or_else(Plan::default, |pod| status::node_lost(&pod, record.as_ref(), now)),
-            Op::Evict { uid, new_uid } => binding::evict(stored.as_ref(), uid, new_uid.clone(), now),
+            Op::Evict { uid, new_uid } => {
+                let node = stored.as_ref().and_then(|pod| self.cluster.node(&pod.spec.node_name));
+                let answers = node.is_some_and(|record| nodes::is_ready(&record.node));
+                binding::evict(stored.as_ref(), uid, new_uid.clone(), answers, now)
+            }
             // A status without its pod.
             Op::Drop if stored.is_none() => Plan { writes: vec![Write::purge(name.status_key())], effects: Vec::new() },
             Op::Report(_)
