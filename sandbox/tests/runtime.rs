@@ -3,7 +3,7 @@
 mod accounts;
 pub(crate) mod cni;
 mod death;
-mod handlers;
+pub(crate) mod handlers;
 pub(crate) mod host;
 mod image_volume;
 mod isolation;

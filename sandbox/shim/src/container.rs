@@ -4,7 +4,7 @@ use podbus_sandbox_linux::message::{BYTES_MAX, ID_BYTES, Message, kind};
 use podbus_sandbox_linux::plan::{self, Plan, tag};
 use podbus_sandbox_linux::poll::Poll;
 use podbus_sandbox_linux::process::{self, Copy, CopyOptions, Ended, SingleThread};
-use podbus_sandbox_linux::slot::{FLAG_OOM, Place, Slot};
+use podbus_sandbox_linux::slot::{FLAG_OOM, Place, SLOT_BYTES, Slot};
 use podbus_sandbox_linux::socket::{self, Fds};
 use podbus_sandbox_linux::{Errno, Fd, file, namespace, poll, time};
 
@@ -156,6 +156,13 @@ impl Container {
             ended_at: 0,
             drain_until: 0,
         })
+    }
+
+    /// Whether it counts as started: RUNNING stands in its record, and not only a handler has made it.
+    pub(crate) fn has_started(&self) -> bool {
+        let mut slot = [0; SLOT_BYTES];
+        let length = file::read_at(self.record.raw(), &mut slot, Place::State.offset()).unwrap_or(0);
+        Slot::decode(&slot[..length]).is_some()
     }
 
     /// The first process has ended: nothing of the container lives on, and output is waited for a little.

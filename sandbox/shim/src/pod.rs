@@ -184,6 +184,7 @@ impl Pod {
         for exec in self.execs.iter().flatten() {
             exec.kill();
         }
+        self.undo_starts();
     }
 
     fn tell(&self, message: &Message<'_>, fds: &[i32]) {

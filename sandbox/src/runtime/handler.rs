@@ -1,8 +1,9 @@
 //! Containers that a runtime handler makes: `create` and `exec` run as children of the shim, which becomes the parent of
 //! what they leave; `start`, `kill` and `delete` run anywhere.
 //!
-//! Durable in this order: record, `create`, the shim has the process, `start`, RUNNING in the record. A daemon that finds
-//! no RUNNING deletes the container by its handler and by its cgroup.
+//! Durable in this order: record, `create`, the shim has the process, `start`, RUNNING in the record. Where a daemon dies
+//! before that, the shim kills the process and forgets it, and the next daemon deletes the container by its handler and by
+//! its cgroup: it may be started again.
 
 mod standard;
 

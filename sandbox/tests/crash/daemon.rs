@@ -4,6 +4,7 @@ use super::scene::Request;
 use super::tracer::Follow;
 use super::truth::assert_states_are_true;
 use crate::runtime::cni::with_fakes;
+use crate::runtime::handlers::with_handlers;
 use crate::runtime::host::{Host, with_networks};
 
 /// Nothing made in advance: what the daemon does by itself would come between.
@@ -19,6 +20,14 @@ fn with_so_much_in_advance(ready: usize, request: Request) {
 fn with_plugins(request: Request) {
     with_networks(0, |mut host| async move {
         with_fakes(&mut host).await;
+        on(host, request).await
+    });
+}
+
+/// Containers are made by a runtime handler.
+fn by_handler(request: Request) {
+    with_networks(0, |mut host| async move {
+        with_handlers(&mut host, "chroot").await;
         on(host, request).await
     });
 }
@@ -73,6 +82,11 @@ fn create_container() {
 #[test]
 fn start_container() {
     killed_at_every_step(Request::StartContainer);
+}
+
+#[test]
+fn start_container_by_a_handler() {
+    by_handler(Request::StartContainer);
 }
 
 #[test]

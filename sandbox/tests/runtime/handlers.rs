@@ -26,7 +26,7 @@ fn real() -> Vec<&'static str> {
 }
 
 /// Starts the daemon again with all handlers, and makes `handler` the one of new pods.
-async fn with_handlers(host: &mut Host, handler: &str) {
+pub(crate) async fn with_handlers(host: &mut Host, handler: &str) {
     let entries = installed().into_iter().map(|(name, path)| {
         let more = if name == "chroot" { "inheritsCgroup: true" } else { "" };
         format!("  {name}: {{binary: {}, {more}}}\n", path.display())

@@ -6,6 +6,7 @@ use podbus_sandbox_linux::slot::{Place, Slot};
 use podbus_sandbox_linux::{file, time};
 
 use super::{CONTAINERS_MAX, KEY_STREAMS, Next, Pod};
+use crate::container::Container;
 
 impl Pod {
     pub(super) fn reap(&mut self) -> Next {
@@ -109,11 +110,26 @@ impl Pod {
             container.drain(&self.poll, &mut self.taps, place);
         }
         container.commit_exit();
+        self.let_go(place, &container);
+        self.tell(&Message { kind: kind::EXITED, text: &container.id, ..Message::default() }, &[]);
+    }
+
+    /// A container whose start no daemon lived to commit never was: it has no exit.
+    pub(super) fn undo_starts(&mut self) {
+        for place in 0..CONTAINERS_MAX {
+            let Some(container) = self.containers[place].take_if(|it| it.ended.is_none() && !it.has_started()) else {
+                continue;
+            };
+            let _ = process::kill(container.pid, libc::SIGKILL);
+            self.let_go(place, &container);
+        }
+    }
+
+    fn let_go(&mut self, place: usize, container: &Container) {
         for stream in container.streams.iter().flatten() {
             self.poll.remove(stream.source.raw());
         }
         self.taps.leave(&self.poll, place);
-        self.tell(&Message { kind: kind::EXITED, text: &container.id, ..Message::default() }, &[]);
     }
 
     /// Kills all, and commits each exit.
