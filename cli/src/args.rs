@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Doctor(crate::doctor::Args),
     /// Create or change what a file says
     Apply(commands::apply::Args),
+    /// Create a pod of one container, and talk to it
+    Run(commands::run::Args),
     /// List pods, nodes or events
     Get(commands::get::Args),
     /// Show all about a pod or a node, with its events
@@ -185,6 +187,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Pods",
         &[
             "apply",
+            "run",
             "plan",
             "get",
             "describe",

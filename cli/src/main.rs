@@ -82,6 +82,7 @@ fn run(command: Command, terminal: &Terminal) -> Outcome {
 async fn run_verb(command: Command, terminal: &Terminal) -> Outcome {
     match command {
         Command::Apply(args) => commands::apply::run(args, terminal).await,
+        Command::Run(args) => commands::run::run(args, terminal).await,
         Command::Get(args) => commands::get::run(args, terminal).await,
         Command::Describe(args) => commands::describe::run(args, terminal).await,
         Command::Explain(args) => commands::explain::run(args, terminal).await,

@@ -24,6 +24,9 @@ pub const APPLY_OBJECTS_MAX: usize = 64;
 /// takes by default.
 pub const APPLY_BYTES_MAX: usize = 256 << 10;
 
+/// The version of an object that is not there: who applies to it creates, and changes nothing.
+pub const VERSION_OF_NOTHING: &str = "0";
+
 /// How much is told of each object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,6 +61,7 @@ pub struct ApplyRequest<Object = Value> {
     #[serde(default)]
     pub dry_run: bool,
     /// Precondition: refuse when the object is not there (404) or of another version by now (409). Not for a list.
+    /// [`VERSION_OF_NOTHING`]: refuse when it is there (409).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub resource_version: String,
     /// Of the object in the answer. That of a dry run is told in full: nobody has it yet.

@@ -1,8 +1,8 @@
-//! What a person changes in what is there: labels, annotations, taints.
+//! What a person changes in what is there, and creates without a file: labels, annotations, taints, `run`.
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, phase};
+use crate::cluster::{Cluster, phase, text};
 use crate::life::sleeper;
 
 #[test]
@@ -11,6 +11,7 @@ fn pods_and_nodes_are_labelled_and_tainted_and_the_scheduler_and_restarted_agent
     labels_of_a_pod(&cluster);
     labels_of_a_node(&mut cluster);
     taints_of_a_node(&cluster);
+    pods_without_a_file(&cluster);
 }
 
 fn labels_of_a_pod(cluster: &Cluster) {
@@ -79,4 +80,27 @@ fn taints_of_a_node(cluster: &Cluster) {
         cluster.refused(&["taint", "node", from, "full-"]),
         format!("error: taint \"full\" not found\n  node/{from}\n")
     );
+}
+
+fn pods_without_a_file(cluster: &Cluster) {
+    fn line<'a>(words: &[&'a str]) -> Vec<&'a str> {
+        [&["run", "--image=localhost/busybox:latest", "--restart=Never"], words].concat()
+    }
+    let once = ["hello", "--attach", "--rm", "--env", "GREETING=hi", "--", "sh", "-c", "echo $GREETING; exit 3"];
+    let output = cluster.command(&line(&once)).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hi\npod \"hello\" deleted from default namespace\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "pod default/hello terminated (Error)\n");
+
+    let input = cluster.file("input", "spoken\n");
+    let mut talk = cluster.command(&line(&["echo", "-i", "--rm", "-q", "--", "cat"]));
+    let output = talk.stdin(std::fs::File::open(input).unwrap()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "spoken\n", "{}", text(&output));
+    cluster.wait_gone("echo");
+
+    assert_eq!(cluster.ok(&line(&["plain", "--", "true"])), "pod/plain created\n");
+    let taken = cluster.refused(&line(&["plain"]));
+    assert_eq!(taken, "Error from server (AlreadyExists): pods \"plain\" already exists\n");
+    let manifest = cluster.ok(&line(&["other", "--dry-run=client", "-o", "yaml"]));
+    assert!(manifest.contains("run: other") && cluster.pod("other").is_none(), "{manifest}");
 }

@@ -41,10 +41,21 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DryRun {
+pub(super) enum DryRun {
     None,
     Client,
     Server,
+}
+
+impl DryRun {
+    /// What stands after a line that says what was done.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Client => " (dry run)",
+            Self::Server => " (server dry run)",
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
@@ -163,11 +174,7 @@ async fn apply(session: &Session, list: &[Object], dry_run: DryRun) -> Vec<Outco
 
 fn print_all(args: &Args, terminal: &Terminal, done: impl IntoIterator<Item = (ApplyResult, Value)>) -> Outcome {
     let Some(format) = &args.output else {
-        let suffix = match args.dry_run {
-            DryRun::None => "",
-            DryRun::Client => " (dry run)",
-            DryRun::Server => " (server dry run)",
-        };
+        let suffix = args.dry_run.suffix();
         let line =
             |(result, object): (ApplyResult, Value)| format!("{} {}{suffix}\n", type_and_name(&object), word(result));
         return terminal.print(&done.into_iter().map(line).collect::<String>());

@@ -26,11 +26,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
-    let Args { pod, mut process } = args;
+    let Args { pod, process } = args;
     let session = Session::connect(&process.bus).await?;
-    let namespace = process.namespace.namespace.clone();
-    let pod: Pod = typed(&session.api.get(Some(&namespace), "pods", &pod_name(&pod)?).await?)?;
-    let name = process::container(process.container.as_deref(), &pod, "attach a container in", terminal)?;
+    let pod: Pod = typed(&session.api.get(Some(&process.namespace.namespace), "pods", &pod_name(&pod)?).await?)?;
+    attach(&session, &pod, process, terminal).await
+}
+
+/// Talks with a container of `pod` until one of both ends it.
+pub(super) async fn attach(session: &Session, pod: &Pod, mut process: ProcessArgs, terminal: &Terminal) -> Outcome {
+    let name = process::container(process.container.as_deref(), pod, "attach a container in", terminal)?;
     let container = pod.spec.containers.iter().chain(&pod.spec.init_containers).find(|c| c.name == name);
     let (has_stdin, has_tty) = container.map_or((false, false), |container| (container.stdin, container.tty));
     if process.tty && !has_tty {
@@ -55,7 +59,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
         columns: larger(columns),
     };
     let node = &pod.spec.node_name;
-    let subject = subject::pod_stream(node, &namespace, PodStream::Attach);
+    let subject = subject::pod_stream(node, &pod.metadata.namespace, PodStream::Attach);
     let stream = session.open(node, &subject, open_stream::Request::Attach(request)).await?;
     if tty {
         process.note("If you don't see a command prompt, try pressing enter.", terminal);

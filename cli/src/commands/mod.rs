@@ -22,6 +22,7 @@ pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod port_forward;
 mod process;
+pub(crate) mod run;
 pub(crate) mod taint;
 pub(crate) mod top;
 pub(crate) mod url;

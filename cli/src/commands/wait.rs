@@ -145,17 +145,28 @@ fn namespace(args: &Args, kind: Kind) -> Outcome<Option<&str>> {
 }
 
 async fn until_met(session: &Session, args: &Args, kind: Kind, name: &str) -> Outcome {
-    let namespace = namespace(args, kind)?;
+    let awaited = args.conditions.contains(&Condition::Created);
+    let met = |object: Option<&Value>| {
+        let holds = args.conditions.iter().all(|condition| condition.holds(object));
+        if object.is_none() && !awaited && !holds { Err(Failure::not_found(kind.plural(), name)) } else { Ok(holds) }
+    };
+    until(session, namespace(args, kind)?, kind, name, met).await.map(|_| ())
+}
+
+/// Waits until an object, or that it is not there, is as wanted; the object.
+pub(super) async fn until(
+    session: &Session,
+    namespace: Option<&str>,
+    kind: Kind,
+    name: &str,
+    met: impl Fn(Option<&Value>) -> Outcome<bool>,
+) -> Outcome<Option<Value>> {
     let field_selector = format!("metadata.name={name}");
     let request = ListRequest { field_selector: field_selector.clone(), ..Default::default() };
-    let list = session.api.list(namespace, kind.plural(), &request).await?;
-    let met = |object: Option<&Value>| args.conditions.iter().all(|condition| condition.holds(object));
-    let object = list.items.first();
-    if met(object) {
-        return Ok(());
-    }
-    if object.is_none() && !args.conditions.contains(&Condition::Created) {
-        return Err(Failure::not_found(kind.plural(), name));
+    let mut list = session.api.list(namespace, kind.plural(), &request).await?;
+    let object = list.items.pop();
+    if met(object.as_ref())? {
+        return Ok(object);
     }
     let resource_version = list.metadata.resource_version;
     let request = WatchRequest { field_selector, resource_version, ..Default::default() };
@@ -163,12 +174,12 @@ async fn until_met(session: &Session, args: &Args, kind: Kind, name: &str) -> Ou
     while let Some(change) = changes.next().await {
         let change = change?;
         let object = match change.kind {
-            WatchEventType::Added | WatchEventType::Modified => Some(&change.object),
+            WatchEventType::Added | WatchEventType::Modified => Some(change.object),
             WatchEventType::Deleted => None,
             WatchEventType::Bookmark | WatchEventType::Error => continue,
         };
-        if met(object) {
-            return Ok(());
+        if met(object.as_ref())? {
+            return Ok(object);
         }
     }
     Err(Failure::local("the watch ended before the condition was met"))

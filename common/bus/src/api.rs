@@ -107,7 +107,8 @@ impl Client {
         self.request(Some(namespace), resource, Verb::Apply, &request).await
     }
 
-    /// Changes an object that is there and still of this version.
+    /// Changes an object that is there and still of this version, or creates one that is not there
+    /// ([`VERSION_OF_NOTHING`](podbus_common::api::VERSION_OF_NOTHING)).
     pub async fn apply_to_version(
         &self,
         namespace: &str,

@@ -1,7 +1,7 @@
 //! `get` and `list`, and the words of refusals. Pure.
 
 use bytes::Bytes;
-use podbus_common::api::{Detail, GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status};
+use podbus_common::api::{Detail, GetRequest, LIST_PAGE_OBJECTS_MAX, List, ListRequest, Status, VERSION_OF_NOTHING};
 use podbus_common::model::{ListMeta, ObjectMeta};
 use podbus_common::selector::{FieldSelector, LabelSelector};
 use serde::Deserialize;
@@ -42,7 +42,11 @@ pub(crate) fn not_found(resource: &str, name: &str) -> Status {
 pub(crate) fn check_version(wanted: &str, resource: &str, name: &str, stored: Option<u64>) -> Result<(), Status> {
     match stored {
         _ if wanted.is_empty() => Ok(()),
+        None if wanted == VERSION_OF_NOTHING => Ok(()),
         None => Err(not_found(resource, name)),
+        Some(_) if wanted == VERSION_OF_NOTHING => {
+            Err(Status::failure(409, "AlreadyExists", format!("{resource} \"{name}\" already exists")))
+        }
         Some(stored) if wanted == stored.to_string() => Ok(()),
         Some(_) => {
             let message = format!(

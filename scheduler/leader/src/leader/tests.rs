@@ -251,7 +251,8 @@ fn an_apply_that_is_meant_for_one_version_changes_no_other() {
         Ok(answer["object"]["metadata"]["resourceVersion"].as_str().unwrap().to_owned())
     };
     assert_eq!(apply("a", "3"), Err(404), "it does not come back when it was deleted meanwhile");
-    let first: String = apply("a", "").unwrap();
+    let first: String = apply("a", "0").unwrap();
+    assert_eq!(apply("b", "0"), Err(409), "it is there");
     let second = apply("b", &first).unwrap();
     assert_ne!(first, second);
     assert_eq!(apply("c", &first), Err(409));
