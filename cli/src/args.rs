@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Label(commands::label::LabelArgs),
     /// Set annotations of pods and nodes, or take them away
     Annotate(commands::label::AnnotateArgs),
+    /// Change fields of pods and nodes
+    Patch(commands::patch::Args),
     /// Wait until pods are as they should be
     Wait(commands::wait::Args),
     /// Show what happened, oldest first
@@ -200,6 +202,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "delete",
             "label",
             "annotate",
+            "patch",
             "wait",
             "events",
             "top",

@@ -12,6 +12,7 @@ fn pods_and_nodes_are_labelled_and_tainted_and_the_scheduler_and_restarted_agent
     labels_of_a_node(&mut cluster);
     taints_of_a_node(&cluster);
     pods_without_a_file(&cluster);
+    patches(&cluster);
 }
 
 fn labels_of_a_pod(cluster: &Cluster) {
@@ -103,4 +104,19 @@ fn pods_without_a_file(cluster: &Cluster) {
     assert_eq!(taken, "Error from server (AlreadyExists): pods \"plain\" already exists\n");
     let manifest = cluster.ok(&line(&["other", "--dry-run=client", "-o", "yaml"]));
     assert!(manifest.contains("run: other") && cluster.pod("other").is_none(), "{manifest}");
+}
+
+fn patches(cluster: &Cluster) {
+    let labels = r#"{"metadata": {"labels": {"tier": null, "patched": "yes"}}}"#;
+    assert_eq!(cluster.ok(&["patch", "pod", "web", "-p", labels]), "pod/web patched\n");
+    assert_eq!(cluster.ok(&["patch", "pod", "web", "-p", labels]), "pod/web patched (no change)\n");
+    let listed = cluster.ok(&["label", "pod", "web", "--list"]);
+    assert!(listed.contains("patched=yes") && !listed.contains("tier="), "{listed}");
+    let spec = cluster.refused(&["patch", "pod", "web", "-p", "spec: {hostname: other}"]);
+    assert!(spec.starts_with("The Pod \"web\" is invalid: spec: Forbidden: pod updates may not change"), "{spec}");
+    let node = ["patch", "node", "node-2", "-p", "spec: {unschedulable: true, taints: null}"];
+    assert_eq!(cluster.ok(&node), "node/node-2 patched\n");
+    assert_eq!(cluster.ok(&["cordon", "node-2"]), "node/node-2 already cordoned\n");
+    let agent = cluster.refused(&["patch", "node", "node-2", "-p", "status: {capacity: {cpu: 99}}"]);
+    assert!(agent.contains("only metadata.labels, metadata.annotations, spec.taints"), "{agent}");
 }

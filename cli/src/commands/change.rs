@@ -1,8 +1,9 @@
 //! Changing objects that are there: read, change, write back, and again when somebody else was faster.
 
+mod asked;
 mod words;
 
-use podbus_common::api::ListRequest;
+use podbus_common::api::{ApplyResult, ListRequest};
 use podbus_common::subject;
 use podbus_common_bus::api::ApiError;
 use serde_json::Value;
@@ -103,12 +104,13 @@ impl Which<'_> {
     }
 }
 
-/// Lets `edit` change an object, and stores it; what `edit` said of the change. Where nothing changes nothing is written.
+/// Lets `edit` change an object, and stores it; what `edit` said of the change, and what came of it. Where nothing changes
+/// nothing is written.
 pub(super) async fn change<Said>(
     session: &Session,
     named: &Named,
     edit: impl Fn(&mut Value) -> Outcome<Said>,
-) -> Outcome<Said> {
+) -> Outcome<(Said, ApplyResult)> {
     let namespace = named.namespace.as_deref().unwrap_or(subject::ANY);
     // A write whose answer was lost may be there, and was ours.
     let mut lost = None;
@@ -117,13 +119,14 @@ pub(super) async fn change<Said>(
         let mut object = stored.clone();
         let said = edit(&mut object)?;
         if object == stored {
-            return Ok(lost.unwrap_or(said));
+            return Ok(lost.map_or((said, ApplyResult::Unchanged), |said| (said, ApplyResult::Configured)));
         }
+        let asked = asked::of(named.kind, &stored, object)?;
         let version = stored["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        match session.api.apply_to_version(namespace, named.kind.plural(), &object, version).await {
+        match session.api.apply_to_version(namespace, named.kind.plural(), &asked, version).await {
             Err(ApiError::Refused(status)) if status.code == 409 => lost = Some(said),
             Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(said),
+            Ok(reply) => return Ok((said, reply.result)),
         }
     }
     Err(Failure::local(format!("{} changes all the time", named.text()))

@@ -104,7 +104,7 @@ async fn change(session: &Session, named: &Named, changes: &Changes, overwrite: 
         object["metadata"][field.key()] = Value::Object(pairs);
         Ok(made)
     };
-    let made = change::change(session, named, edit).await?;
+    let (made, _) = change::change(session, named, edit).await?;
     for key in &made.missing {
         terminal.line(&format!("{} \"{key}\" not found.", field.singular()))?;
     }

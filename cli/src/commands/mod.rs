@@ -19,6 +19,7 @@ pub(crate) mod label;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod node;
+pub(crate) mod patch;
 pub(crate) mod plan;
 pub(crate) mod port_forward;
 mod process;

@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
             Ok(done)
         };
         match change::change(&session, &named, edit).await {
-            Ok(done) => terminal.line(&format!("{} {done}", named.text()))?,
+            Ok((done, _)) => terminal.line(&format!("{} {done}", named.text()))?,
             Err(failure) => failures.push(failure),
         }
     }
