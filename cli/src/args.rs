@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Annotate(commands::label::AnnotateArgs),
     /// Change fields of pods and nodes
     Patch(commands::patch::Args),
+    /// Change a pod or a node in an editor
+    Edit(commands::edit::Args),
     /// Wait until pods are as they should be
     Wait(commands::wait::Args),
     /// Show what happened, oldest first
@@ -203,6 +205,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "label",
             "annotate",
             "patch",
+            "edit",
             "wait",
             "events",
             "top",

@@ -97,6 +97,7 @@ async fn run_verb(command: Command, terminal: &Terminal) -> Outcome {
         Command::Drain(args) => commands::cordon::drain(args, terminal).await,
         Command::Delete(args) => commands::delete::run(args, terminal).await,
         Command::Patch(args) => commands::patch::run(args, terminal).await,
+        Command::Edit(args) => commands::edit::run(args, terminal).await,
         Command::Taint(args) => commands::taint::run(args, terminal).await,
         Command::Label(args) => commands::label::label(args, terminal).await,
         Command::Annotate(args) => commands::label::annotate(args, terminal).await,

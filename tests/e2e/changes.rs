@@ -1,5 +1,7 @@
 //! What a person changes in what is there, and creates without a file: labels, annotations, taints, `run`.
 
+use std::process::Output;
+
 use serde_json::Value;
 
 use crate::cluster::{Cluster, phase, text};
@@ -13,6 +15,7 @@ fn pods_and_nodes_are_labelled_and_tainted_and_the_scheduler_and_restarted_agent
     taints_of_a_node(&cluster);
     pods_without_a_file(&cluster);
     patches(&cluster);
+    an_editor(&cluster);
 }
 
 fn labels_of_a_pod(cluster: &Cluster) {
@@ -119,4 +122,18 @@ fn patches(cluster: &Cluster) {
     assert_eq!(cluster.ok(&["cordon", "node-2"]), "node/node-2 already cordoned\n");
     let agent = cluster.refused(&["patch", "node", "node-2", "-p", "status: {capacity: {cpu: 99}}"]);
     assert!(agent.contains("only metadata.labels, metadata.annotations, spec.taints"), "{agent}");
+}
+
+fn an_editor(cluster: &Cluster) {
+    let edit = |editor: &str| cluster.command(&["edit", "pod", "web"]).env("KUBE_EDITOR", editor).output().unwrap();
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said(&edit("sed -i s/patched:/edited:/")), "pod/web edited\n");
+    assert!(cluster.ok(&["label", "pod", "web", "--list"]).contains("edited=yes"));
+    assert_eq!(said(&edit("true")), "Edit cancelled, no changes made.\n");
+    let refused = edit("sed -i s/Always/Never/");
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && stderr.contains("pod updates may not change"), "{stderr}");
+    let copy = stderr.lines().find_map(|line| line.split('"').find(|part| part.ends_with(".yaml"))).unwrap();
+    assert!(std::fs::read_to_string(copy).unwrap().contains("restartPolicy: Never"));
+    std::fs::remove_file(copy).unwrap();
 }

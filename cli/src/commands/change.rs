@@ -3,7 +3,7 @@
 mod asked;
 mod words;
 
-use podbus_common::api::{ApplyResult, ListRequest};
+use podbus_common::api::{ApplyReply, ApplyResult, ListRequest};
 use podbus_common::subject;
 use podbus_common_bus::api::ApiError;
 use serde_json::Value;
@@ -111,7 +111,6 @@ pub(super) async fn change<Said>(
     named: &Named,
     edit: impl Fn(&mut Value) -> Outcome<Said>,
 ) -> Outcome<(Said, ApplyResult)> {
-    let namespace = named.namespace.as_deref().unwrap_or(subject::ANY);
     // A write whose answer was lost may be there, and was ours.
     let mut lost = None;
     for _ in 0..ATTEMPTS_MAX {
@@ -121,9 +120,7 @@ pub(super) async fn change<Said>(
         if object == stored {
             return Ok(lost.map_or((said, ApplyResult::Unchanged), |said| (said, ApplyResult::Configured)));
         }
-        let asked = asked::of(named.kind, &stored, object)?;
-        let version = stored["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        match session.api.apply_to_version(namespace, named.kind.plural(), &asked, version).await {
+        match write(session, named, &stored, &asked::of(named.kind, &stored, object)?).await {
             Err(ApiError::Refused(status)) if status.code == 409 => lost = Some(said),
             Err(error) => return Err(error.into()),
             Ok(reply) => return Ok((said, reply.result)),
@@ -132,4 +129,15 @@ pub(super) async fn change<Said>(
     Err(Failure::local(format!("{} changes all the time", named.text()))
         .because(format!("others were faster {ATTEMPTS_MAX} times"))
         .hint("try again"))
+}
+
+/// Stores `object` in place of `stored`, unless somebody else changed it meanwhile.
+pub(super) async fn replace(session: &Session, named: &Named, stored: &Value, object: Value) -> Outcome<ApplyResult> {
+    Ok(write(session, named, stored, &asked::of(named.kind, stored, object)?).await?.result)
+}
+
+async fn write(session: &Session, named: &Named, stored: &Value, asked: &Value) -> Result<ApplyReply, ApiError> {
+    let namespace = named.namespace.as_deref().unwrap_or(subject::ANY);
+    let version = stored["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    session.api.apply_to_version(namespace, named.kind.plural(), asked, version).await
 }

@@ -9,6 +9,7 @@ pub(crate) mod cordon;
 pub(crate) mod cp;
 pub(crate) mod delete;
 pub(crate) mod describe;
+pub(crate) mod edit;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;
