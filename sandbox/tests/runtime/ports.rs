@@ -2,9 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use podbus_common_cri::runtime::*;
+use podbus_test_support::wait::PATIENCE;
 
 use super::host::{Host, on_host, pod};
 
@@ -13,14 +13,14 @@ fn with_port(name: &str, host_port: i32) -> PodSandboxConfig {
     PodSandboxConfig { port_mappings: vec![mapping], ..pod(name) }
 }
 
-/// What the port of the node's loopback answers.
+/// What the port of the node's loopback answers; `None` where it refuses.
 fn answer(host: &Host, port: u16) -> Option<String> {
     std::thread::scope(|scope| {
         let called = scope.spawn(|| {
             host.enter_network();
             let address = ([127, 0, 0, 1], port).into();
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
             stream.write_all(b"GET /it HTTP/1.0\r\n\r\n").ok()?;
             let mut text = String::new();
             stream.read_to_string(&mut text).ok()?;
