@@ -108,7 +108,7 @@ async fn change(session: &Session, named: &Named, changes: &Changes, overwrite: 
     for key in &made.missing {
         terminal.line(&format!("{} \"{key}\" not found.", field.singular()))?;
     }
-    terminal.line(&format!("{} {}{}", named.text(), made.prefix(), field.done()))
+    terminal.line(&format!("{} {}", named.text(), field.done(&made)))
 }
 
 async fn list(session: &Session, named: &Named, field: Field, many: bool, terminal: &Terminal) -> Outcome {

@@ -30,11 +30,13 @@ impl Field {
         }
     }
 
-    /// What an object is that has got one.
-    pub(super) fn done(self) -> &'static str {
-        match self {
-            Self::Labels => "labeled",
-            Self::Annotations => "annotated",
+    /// What an object is now, as kubectl says it.
+    pub(super) fn done(self, made: &Made) -> &'static str {
+        match (self, made.set, made.removed) {
+            (Self::Labels, true, _) => "labeled",
+            (Self::Labels, false, true) => "unlabeled",
+            (Self::Labels, false, false) => "not labeled",
+            (Self::Annotations, ..) => "annotated",
         }
     }
 
@@ -75,17 +77,6 @@ pub(super) struct Made {
     removed: bool,
     /// Keys to take away that were not there.
     pub(super) missing: Vec<String>,
-}
-
-impl Made {
-    /// `labeled`, `unlabeled`, `not labeled`.
-    pub(super) fn prefix(&self) -> &'static str {
-        match (self.set, self.removed) {
-            (true, _) => "",
-            (false, true) => "un",
-            (false, false) => "not ",
-        }
-    }
 }
 
 impl Changes {
@@ -156,7 +147,7 @@ mod tests {
         let made =
             Changes::parse(Field::Labels, &words(pairs)).and_then(|changes| changes.make(&mut object, overwrite));
         let made = made.map_err(|failure| failure.text())?;
-        Ok((format!("{}labeled", made.prefix()), Value::Object(object).to_string()))
+        Ok((Field::Labels.done(&made).to_owned(), Value::Object(object).to_string()))
     }
 
     #[test]
