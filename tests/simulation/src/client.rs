@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use podbus_common::api::{ApplyRequest, DeleteRequest, Detail, Status};
+use podbus_common::api::{ApplyRequest, DeleteRequest, Status};
 use podbus_common::subject::{self, Verb};
 use serde_json::{Value, json};
 
