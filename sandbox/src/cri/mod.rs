@@ -361,7 +361,11 @@ impl RuntimeService for Cri {
 
     async fn status(&self, request: Request<StatusRequest>) -> Reply<StatusResponse> {
         let conditions = self.measure(conditions).await?;
-        let info = request.into_inner().verbose.then(|| ("config".to_owned(), self.config.clone()));
+        let info = || {
+            let warm_networks = self.runtime.warm_networks().to_string();
+            [("config".to_owned(), self.config.clone()), ("warmNetworks".to_owned(), warm_networks)]
+        };
+        let info = request.into_inner().verbose.then(info);
         let handler = |name: &str| {
             let user_namespaces = self.runtime.has_user_namespaces(name);
             let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
@@ -369,7 +373,7 @@ impl RuntimeService for Cri {
         };
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus { conditions }),
-            info: info.into_iter().collect(),
+            info: info.into_iter().flatten().collect(),
             runtime_handlers: self.runtime.handlers.names().map(handler).collect(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,

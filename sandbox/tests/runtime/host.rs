@@ -286,9 +286,15 @@ impl Host {
         all.filter(|pid| comm(*pid) == "pause").collect()
     }
 
-    /// Waits until as many are made in advance as there are to be.
+    /// Waits until as many are made in advance as there are to be, and the daemon has them to give.
     pub(crate) async fn wait_for_spares(&self) {
-        wait_until("the spares are made", || self.spare_pauses().len() == self.warm_networks).await;
+        until(async || {
+            let status = self.cri.clone().status(StatusRequest { verbose: true }).await;
+            let ready = status.map_err(|status| status.to_string())?.into_inner().info["warmNetworks"].clone();
+            let all = ready == self.warm_networks.to_string();
+            all.then_some(()).ok_or_else(|| format!("{ready} of {} spares are made", self.warm_networks))
+        })
+        .await;
     }
 
     /// The process that forks shims.
