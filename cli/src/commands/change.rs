@@ -50,7 +50,12 @@ pub(super) struct Which<'a> {
     pub(super) kinds: &'a [Kind],
 }
 
-impl Which<'_> {
+impl<'a> Which<'a> {
+    /// Those that are named, of all that can change.
+    pub(super) fn by_name(words: &'a [String], namespace: &'a str) -> Self {
+        Self { words, namespace: Some(namespace), selector: None, all: false, kinds: &[Kind::Pod, Kind::Node] }
+    }
+
     /// The objects that are named, or that are there.
     pub(super) async fn find(&self, session: &Session, terminal: &Terminal) -> Outcome<Vec<Named>> {
         let selected = self.all || self.selector.is_some();

@@ -14,7 +14,6 @@ use crate::args::{BusArgs, NamespaceArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
 use crate::output::yaml_text;
-use crate::resource::Kind;
 use crate::terminal::Terminal;
 
 /// Who names an editor, the first one first.
@@ -39,13 +38,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
-    let which = Which {
-        words: &args.what,
-        namespace: Some(&args.namespace.namespace),
-        selector: None,
-        all: false,
-        kinds: &[Kind::Pod, Kind::Node],
-    };
+    let which = Which::by_name(&args.what, &args.namespace.namespace);
     let session = Session::connect(&args.bus).await?;
     for named in which.find(&session, terminal).await? {
         edit(&session, &named, terminal).await?;

@@ -12,7 +12,6 @@ use super::change::{self, Which};
 use crate::args::{BusArgs, NamespaceArgs};
 use crate::bus::Session;
 use crate::failure::{Failure, Outcome};
-use crate::resource::Kind;
 use crate::terminal::Terminal;
 
 #[derive(Debug, clap::Args)]
@@ -51,13 +50,7 @@ enum PatchKind {
 pub(crate) async fn run(args: Args, terminal: &Terminal) -> Outcome {
     let PatchKind::Merge = args.kind;
     let patch = read(&args)?;
-    let which = Which {
-        words: &args.what,
-        namespace: Some(&args.namespace.namespace),
-        selector: None,
-        all: false,
-        kinds: &[Kind::Pod, Kind::Node],
-    };
+    let which = Which::by_name(&args.what, &args.namespace.namespace);
     let session = Session::connect(&args.bus).await?;
     let mut failures = Vec::new();
     for named in which.find(&session, terminal).await? {
